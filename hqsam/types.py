@@ -1,0 +1,195 @@
+"""Value types that travel between the layers.
+
+Shape legend: B images, N prompts over all images, K tokens per prompt, M masks per prompt, S input size of the
+model, (h, w) the image embedding's grid (S / 16), (4h, 4w) the grid of low-resolution mask logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+Fusion = Literal["sum", "hq", "sam"]
+"""What is returned: SAM's and HQ's logits summed, HQ's alone, or plain SAM (the HQ token takes no part)."""
+
+FUSIONS: tuple[Fusion, ...] = ("sum", "hq", "sam")
+
+NEGATIVE, POSITIVE, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT = 0, 1, 2, 3
+NOT_A_POINT = -1
+"""SAM's own padding token: exactly one, only when points come without a box."""
+PAD = -2
+"""Fills ragged batches; masked out wherever it could be attended to, so it changes nothing."""
+
+
+class ImageFeatures(NamedTuple):
+    """What an image encoder returns, channels first."""
+
+    image_embedding: Tensor  # (B, 256, h, w)
+    early_feature: Tensor  # (B, C, h', w'), after the first global-attention block
+
+
+class DecoderOutput(NamedTuple):
+    """Everything a mask decoder computed; `hqsam.models.select_masks` chooses what a caller sees."""
+
+    sam_logits: Tensor  # (N, M, 4h, 4w), one mask per candidate that was asked for
+    hq_logits: Tensor | None  # (N, 1, 4h, 4w); None where the HQ token took no part
+    iou: Tensor  # (N, M), SAM's predicted IoU of each candidate
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """N prompts, over any number of images, as tokens in model-input pixels.
+
+    Attributes:
+        coords: (N, K, 2) float, (x, y) in pixels of the resized image that the encoder saw.
+        kinds: (N, K) int64: 0 negative point, 1 positive point, 2 box top-left, 3 box bottom-right, -1 SAM's
+            "not a point", -2 batch padding.
+        masks: (N, 1, 4h, 4w) float logits, or None.
+        has_mask: (N,) bool, False where the row of `masks` is filler; None when every row counts.
+        image_index: (N,) int64, the image that each prompt belongs to; None when all belong to image 0.
+        padded: whether `kinds` may hold batch padding. False lets the decoder skip masking without looking at the
+            values, which on a GPU would wait for the device.
+    """
+
+    coords: Tensor
+    kinds: Tensor
+    masks: Tensor | None = None
+    has_mask: Tensor | None = None
+    image_index: Tensor | None = None
+    padded: bool = True
+
+    def __post_init__(self) -> None:
+        if self.coords.ndim != 3 or self.coords.shape[-1] != 2:
+            raise ValueError(f"prompt coordinates must have shape (N, K, 2), got {tuple(self.coords.shape)}")
+        if self.kinds.shape != self.coords.shape[:2]:
+            raise ValueError(
+                f"prompt kinds must have shape {tuple(self.coords.shape[:2])}, got {tuple(self.kinds.shape)}"
+            )
+        for name in ("masks", "has_mask", "image_index"):
+            value = getattr(self, name)
+            if value is not None and len(value) != len(self.coords):
+                raise ValueError(f"{name} must have one row for each of {len(self.coords)} prompts, got {len(value)}")
+        if self.masks is not None and (self.masks.ndim != 4 or self.masks.shape[1] != 1):
+            raise ValueError(f"mask prompts must have shape (N, 1, h, w), got {tuple(self.masks.shape)}")
+
+    def __len__(self) -> int:
+        return len(self.coords)
+
+    @classmethod
+    def from_parts(
+        cls,
+        points: Tensor | None = None,
+        labels: Tensor | None = None,
+        boxes: Tensor | None = None,
+        masks: Tensor | None = None,
+        image_index: Tensor | None = None,
+    ) -> Prompts:
+        """Assemble tokens in SAM's order: points, one "not a point" if there is no box, box corners.
+
+        Args:
+            points: (N, K, 2) xy in model-input pixels.
+            labels: (N, K): 1 foreground, 0 background, -1 not a point.
+            boxes: (N, 4) XYXY in model-input pixels.
+            masks: (N, 1, 4h, 4w) logits.
+            image_index: (N,) image of each prompt.
+
+        Returns:
+            The prompts. Without any argument: one prompt that says nothing, as in SAM.
+
+        Raises:
+            ValueError: parts disagree about N, or labels are missing or not in {-1, 0, 1}.
+        """
+        for name, part, rank, shape in (("points", points, 3, "(N, K, 2)"), ("boxes", boxes, 2, "(N, 4)")):
+            if part is not None and part.ndim != rank:
+                raise ValueError(f"{name} must have shape {shape}, got {tuple(part.shape)}")
+        given = [part for part in (points, boxes, masks) if part is not None]
+        count = len(given[0]) if given else 1
+        if any(len(part) != count for part in given):
+            raise ValueError(f"prompt parts must agree on the number of prompts, got {[len(p) for p in given]}")
+        if (points is None) != (labels is None):
+            raise ValueError("points and labels come together: pass both or neither")
+        device = given[0].device if given else torch.device("cpu")
+        coords = torch.zeros((count, 0, 2), device=device)
+        kinds = torch.zeros((count, 0), dtype=torch.int64, device=device)
+        if points is not None and labels is not None:
+            coords, kinds = points, labels.to(torch.int64)
+            if boxes is None:
+                coords = torch.cat([coords, coords.new_zeros((count, 1, 2))], dim=1)
+                kinds = torch.cat([kinds, kinds.new_full((count, 1), NOT_A_POINT)], dim=1)
+        if boxes is not None:
+            corners = kinds.new_tensor([BOX_TOP_LEFT, BOX_BOTTOM_RIGHT]).expand(count, 2)
+            coords = torch.cat([coords.to(boxes.dtype), boxes.reshape(count, 2, 2)], dim=1)
+            kinds = torch.cat([kinds, corners], dim=1)
+        return cls(coords, kinds, masks, None, image_index, padded=False)
+
+    @classmethod
+    def cat(cls, parts: Sequence[Prompts]) -> Prompts:
+        """Join prompts of different token counts into one batch, in order.
+
+        Shorter rows are filled with `PAD`; rows without a mask prompt are marked in `has_mask`. If any part has an
+        `image_index`, parts without one count as image 0.
+        """
+        if not parts:
+            raise ValueError("no prompts to join: pass at least one")
+        width = max(part.coords.shape[1] for part in parts)
+        coords = torch.cat([_widen(part.coords, width, 0.0) for part in parts])
+        kinds = torch.cat([_widen(part.kinds, width, PAD) for part in parts])
+        padded = any(part.padded or part.coords.shape[1] != width for part in parts)
+        index = None
+        if any(part.image_index is not None for part in parts):
+            index = torch.cat(
+                [kinds.new_zeros(len(p)) if p.image_index is None else p.image_index for p in parts]
+            )
+        shape = next((part.masks.shape[1:] for part in parts if part.masks is not None), None)
+        if shape is None:
+            return cls(coords, kinds, None, None, index, padded)
+        masks = torch.cat([p.coords.new_zeros((len(p), *shape)) if p.masks is None else p.masks for p in parts])
+        return cls(coords, kinds, masks, torch.cat([part.mask_flags() for part in parts]), index, padded)
+
+    def mask_flags(self) -> Tensor:
+        """(N,) bool: which prompts carry a mask."""
+        if self.has_mask is not None:
+            return self.has_mask
+        return torch.full((len(self),), self.masks is not None, dtype=torch.bool, device=self.coords.device)
+
+    def __getitem__(self, rows: slice) -> Prompts:
+        """Select prompts by a slice; views, no copies."""
+        return Prompts(
+            self.coords[rows],
+            self.kinds[rows],
+            None if self.masks is None else self.masks[rows],
+            None if self.has_mask is None else self.has_mask[rows],
+            None if self.image_index is None else self.image_index[rows],
+            self.padded,
+        )
+
+    def with_image_index(self, image_index: Tensor) -> Prompts:
+        """The same prompts assigned to other images."""
+        return replace(self, image_index=image_index)
+
+    def to(self, device: torch.device | str) -> Prompts:
+        """Move every tensor to a device."""
+
+        def move(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=True)
+
+        return replace(
+            self,
+            coords=self.coords.to(device, non_blocking=True),
+            kinds=self.kinds.to(device, non_blocking=True),
+            masks=move(self.masks),
+            has_mask=move(self.has_mask),
+            image_index=move(self.image_index),
+        )
+
+
+def _widen(tokens: Tensor, width: int, value: float) -> Tensor:
+    missing = width - tokens.shape[1]
+    if missing == 0:
+        return tokens
+    fill = tokens.new_full((tokens.shape[0], missing, *tokens.shape[2:]), value)
+    return torch.cat([tokens, fill], dim=1)
