@@ -1,0 +1,23 @@
+"""Network definitions. They know tensors, not files."""
+
+from __future__ import annotations
+
+from hqsam.models.encoders import EncoderSpec, SamViTSpec, TinyViTSpec, build_encoder
+from hqsam.models.hq_decoder import HQHead, HQMaskDecoder
+from hqsam.models.mask_decoder import MaskDecoder
+from hqsam.models.prompt_encoder import PromptEncoder
+from hqsam.models.sam import Sam
+from hqsam.models.selection import select_masks
+
+__all__ = [
+    "EncoderSpec",
+    "HQHead",
+    "HQMaskDecoder",
+    "MaskDecoder",
+    "PromptEncoder",
+    "Sam",
+    "SamViTSpec",
+    "TinyViTSpec",
+    "build_encoder",
+    "select_masks",
+]

@@ -1,0 +1,42 @@
+"""Adapter: SAM's plain ViT (ViT-B, L, H) from timm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from hqsam.models.encoders.timm_backbones import build_sam_vit
+from hqsam.types import ImageFeatures
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamViTSpec:
+    """Dimensions of a plain ViT encoder; patch 16, decomposed relative position, 256-channel neck."""
+
+    width: int
+    depth: int
+    num_heads: int
+    global_blocks: tuple[int, ...]
+    window_size: int = 14
+
+
+class SamViTEncoder(nn.Module):
+    """Normalised images to SAM's final embedding and the early feature of HQ-SAM.
+
+    The early feature is the output of the first global-attention block (HQ-SAM section 3.2).
+    """
+
+    def __init__(self, spec: SamViTSpec, image_size: int) -> None:
+        super().__init__()
+        if image_size % 16:
+            raise ValueError(f"image_size must be a multiple of the patch size 16, got {image_size}")
+        self.img_size = image_size
+        self.early_channels = spec.width
+        self._early_block = spec.global_blocks[0]
+        self.backbone = build_sam_vit(spec, image_size)
+
+    def forward(self, images: Tensor) -> ImageFeatures:
+        """(B, 3, S, S) normalised -> embedding (B, 256, S/16, S/16), early feature (B, width, S/16, S/16)."""
+        embedding, (early,) = self.backbone.forward_intermediates(images, indices=[self._early_block])
+        return ImageFeatures(embedding, early)

@@ -1,0 +1,56 @@
+"""Adapter: MobileSAM's TinyViT from timm, with the neck that MobileSAM adds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from hqsam.models.encoders.timm_backbones import build_tiny_vit, forget_attention_biases
+from hqsam.models.layers import LayerNorm2d
+from hqsam.types import ImageFeatures
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyViTSpec:
+    """Dimensions of a TinyViT encoder, stage by stage."""
+
+    widths: tuple[int, int, int, int] = (64, 128, 160, 320)
+    depths: tuple[int, int, int, int] = (2, 2, 6, 2)
+    num_heads: tuple[int, int, int, int] = (2, 4, 5, 10)
+    window_sizes: tuple[int, int, int, int] = (7, 7, 14, 7)
+
+
+class TinyViTEncoder(nn.Module):
+    """Normalised images to MobileSAM's embedding and the early feature of Light HQ-SAM.
+
+    The early feature is the output of the third stage's input downsampling.
+    """
+
+    def __init__(self, spec: TinyViTSpec, image_size: int) -> None:
+        super().__init__()
+        if image_size % 16:
+            raise ValueError(f"image_size must be a multiple of the total stride 16, got {image_size}")
+        self.img_size = image_size
+        self.early_channels = spec.widths[2]
+        self.backbone = build_tiny_vit(spec)
+        self.neck = nn.Sequential(
+            nn.Conv2d(spec.widths[3], 256, 1, bias=False),
+            LayerNorm2d(256),
+            nn.Conv2d(256, 256, 3, padding=1, bias=False),
+            LayerNorm2d(256),
+        )
+        self.register_load_state_dict_post_hook(_forget_caches)
+
+    def forward(self, images: Tensor) -> ImageFeatures:
+        """(B, 3, S, S) normalised -> embedding (B, 256, S/16, S/16), early feature (B, widths[2], S/16, S/16)."""
+        stages = self.backbone.stages
+        x = stages[1](stages[0](self.backbone.patch_embed(images)))
+        early = stages[2].downsample(x)
+        x = stages[2].blocks(early.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return ImageFeatures(self.neck(stages[3](x)), early)
+
+
+def _forget_caches(module: nn.Module, incompatible_keys: Any) -> None:
+    forget_attention_biases(module)

@@ -1,0 +1,109 @@
+"""Layers shared by the prompt encoder and the mask decoders.
+
+Inside the decoders feature maps are channels last, (N, H, W, C): layer norm is then one fused call, a 2x2 stride-2
+transposed convolution is one matrix product, and the mask is a product of the flattened map with per-prompt weights.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """Layer norm over the channels of a channels-first map (B, C, H, W); eps 1e-6 as in SAM."""
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__(channels, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    def forward_last(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C), for maps that are channels last already."""
+        return super().forward(x)
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between them."""
+
+    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, num_layers: int) -> None:
+        super().__init__()
+        dims = [in_dim, *[hidden_dim] * (num_layers - 1), out_dim]
+        self.layers = nn.ModuleList(
+            nn.Linear(a, b) for a, b in zip(dims[:-1], dims[1:], strict=True)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_dim) -> (..., out_dim)."""
+        *hidden, last = self.layers
+        for layer in hidden:
+            x = F.relu(layer(x))
+        out: Tensor = last(x)
+        return out
+
+
+def upsample2x(conv: nn.ConvTranspose2d, x: Tensor) -> Tensor:
+    """Apply a 2x2, stride-2 transposed convolution to a channels-last map.
+
+    Its windows do not overlap, so each input pixel makes its own 2x2 block: one matrix product and one reordering.
+
+    Args:
+        conv: kernel 2, stride 2, weight (C, D, 2, 2).
+        x: (N, H, W, C).
+
+    Returns:
+        (N, 2H, 2W, D).
+    """
+    n, h, w, c = x.shape
+    d = conv.out_channels
+    weight = conv.weight.permute(2, 3, 1, 0).reshape(4 * d, c)
+    bias = None if conv.bias is None else conv.bias.repeat(4)
+    blocks = F.linear(x, weight, bias).view(n, h, w, 2, 2, d)
+    return blocks.permute(0, 1, 3, 2, 4, 5).reshape(n, 2 * h, 2 * w, d)
+
+
+class Upsample4x(nn.Module):
+    """Transposed convolution, layer norm, GELU, transposed convolution, on channels-last maps."""
+
+    def __init__(self, in_channels: int, mid_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.up1 = nn.ConvTranspose2d(in_channels, mid_channels, 2, stride=2)
+        self.norm = LayerNorm2d(mid_channels)
+        self.up2 = nn.ConvTranspose2d(mid_channels, out_channels, 2, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, h, w, C) -> (N, 4h, 4w, D)."""
+        return upsample2x(self.up2, F.gelu(self.norm.forward_last(upsample2x(self.up1, x))))
+
+
+def conv3x3(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """Apply a padded 3x3 convolution to a channels-last map: (N, H, W, C) -> (N, H, W, D)."""
+    y: Tensor = conv(x.permute(0, 3, 1, 2))
+    return y.permute(0, 2, 3, 1)
+
+
+def conv3x3_dot(conv: nn.Conv2d, x: Tensor, weights: Tensor) -> Tensor:
+    """Dot product of a padded 3x3 convolution's output with per-sample weights, without making that output.
+
+    The convolution is linear, so the weights fold into its kernel: D output channels become one. The nine taps are a
+    matrix product and are summed at their offsets (`fold`), with the kernel flipped because `fold` scatters where a
+    convolution gathers. Exact up to rounding.
+
+    Args:
+        conv: 3x3, padding 1, weight (D, C, 3, 3), bias (D,).
+        x: (N, H, W, C).
+        weights: (N, D).
+
+    Returns:
+        (N, 1, H, W).
+    """
+    n, h, w, c = x.shape
+    kernel = torch.einsum("nd,dcyx->nyxc", weights, conv.weight.flip((2, 3))).reshape(n, 9, c)
+    taps = kernel @ x.reshape(n, h * w, c).transpose(1, 2)  # (N, 9, HW)
+    out = F.fold(taps, (h, w), kernel_size=3, padding=1)
+    if conv.bias is None:
+        return out
+    return out + (weights @ conv.bias).view(n, 1, 1, 1)

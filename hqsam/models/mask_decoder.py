@@ -1,0 +1,113 @@
+"""SAM's mask decoder, cut so that further output tokens can ride along (Segment Anything, appendix A).
+
+Shape legend: B images, N prompts over all images, K prompt tokens, E extra output tokens, M candidates asked for,
+C = 256 channels, (h, w) the image embedding's grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hqsam.models.layers import MLP, Upsample4x
+from hqsam.models.transformer import TwoWayTransformer
+from hqsam.types import DecoderOutput
+
+NUM_CANDIDATES = 4
+"""Candidate 0 answers clear prompts; 1-3 are the three of ambiguous ones (`multimask_output=True`)."""
+
+
+class DecoderInput(NamedTuple):
+    """Embedded prompts and the images that they refer to."""
+
+    image_embedding: Tensor  # (B, C, h, w)
+    image_pe: Tensor  # (1, C, h, w)
+    prompt_tokens: Tensor  # (N, K, C)
+    dense: Tensor  # (N, C, h, w), or (1, C, 1, 1) where no prompt has a mask
+    keep: Tensor | None = None  # (N, K) bool, False for batch padding
+    image_index: Tensor | None = None  # (N,) int64; None when B is 1
+
+
+class TrunkOutput(NamedTuple):
+    """What every output token needs to make its mask."""
+
+    mask_feature: Tensor  # (N, 4h, 4w, C / 8), channels last
+    iou_token: Tensor  # (N, C)
+    mask_tokens: Tensor  # (N, 4, C)
+    extra_tokens: Tensor  # (N, E, C)
+
+
+class MaskDecoder(nn.Module):
+    """SAM's decoder: one transformer, one upscaled mask feature, a small network per output token."""
+
+    def __init__(self, dim: int = 256) -> None:
+        super().__init__()
+        self.dim = dim
+        self.transformer = TwoWayTransformer(dim)
+        self.iou_token = nn.Embedding(1, dim)
+        self.mask_tokens = nn.Embedding(NUM_CANDIDATES, dim)
+        self.upscaling = Upsample4x(dim, dim // 4, dim // 8)
+        self.hypernetworks = nn.ModuleList(MLP(dim, dim, dim // 8, 3) for _ in range(NUM_CANDIDATES))
+        self.iou_head = MLP(dim, dim, NUM_CANDIDATES, 3)
+
+    def run(self, inputs: DecoderInput, extra_tokens: Tensor | None = None) -> TrunkOutput:
+        """Everything up to the masks.
+
+        Args:
+            inputs: embedded prompts and images.
+            extra_tokens: (E, C) further output tokens; they join SAM's own in every attention. Without them this is
+                plain SAM exactly.
+
+        Returns:
+            The mask feature and the output tokens after the transformer.
+        """
+        output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
+        if extra_tokens is not None:
+            output_tokens = torch.cat([output_tokens, extra_tokens.to(output_tokens.dtype)])
+        count = inputs.prompt_tokens.shape[0]
+        num_outputs = output_tokens.shape[0]
+        tokens = torch.cat([output_tokens.expand(count, -1, -1), inputs.prompt_tokens], dim=1)
+        keep = None if inputs.keep is None else F.pad(inputs.keep, (num_outputs, 0), value=True)
+
+        image, index = inputs.image_embedding, inputs.image_index
+        if inputs.dense.shape[0] > 1 and index is not None:  # masks make the image tokens differ by prompt at once
+            image, index = image.index_select(0, index), None
+        image = image + inputs.dense
+        grid = image.shape[-2:]
+        tokens, image = self.transformer(
+            tokens,
+            image.flatten(2).transpose(1, 2),
+            inputs.image_pe.flatten(2).transpose(1, 2),
+            keep=keep,
+            image_index=index,
+        )
+        return TrunkOutput(
+            F.gelu(self.upscaling(image.unflatten(1, grid))),
+            tokens[:, 0],
+            tokens[:, 1 : 1 + NUM_CANDIDATES],
+            tokens[:, 1 + NUM_CANDIDATES : num_outputs],
+        )
+
+    def masks(self, trunk: TrunkOutput, candidates: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Mask logits and predicted IoU of the candidates asked for.
+
+        Returns:
+            logits (N, M, 4h, 4w) and iou (N, M).
+        """
+        feature = trunk.mask_feature
+        n, height, width, channels = feature.shape
+        iou: Tensor = self.iou_head(trunk.iou_token)[:, list(candidates)]
+        if not candidates:
+            return feature.new_zeros((n, 0, height, width)), iou
+        weights = torch.stack([self.hypernetworks[c](trunk.mask_tokens[:, c]) for c in candidates], dim=1)
+        logits = weights @ feature.view(n, height * width, channels).transpose(1, 2)
+        return logits.view(n, -1, height, width), iou
+
+    def forward(self, inputs: DecoderInput, candidates: Sequence[int] = (0,)) -> DecoderOutput:
+        """Plain SAM: masks of the candidates, no HQ logits."""
+        logits, iou = self.masks(self.run(inputs), candidates)
+        return DecoderOutput(logits, None, iou)

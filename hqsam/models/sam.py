@@ -1,0 +1,266 @@
+"""The whole model: encoder, prompt encoder, decoder; plain SAM or HQ-SAM by which decoder it holds.
+
+Shape legend: B images, N prompts over all images, M candidates, S input size, (h, w) = (S / 16, S / 16).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hqsam.models.hq_decoder import HQMaskDecoder
+from hqsam.models.mask_decoder import DecoderInput, MaskDecoder
+from hqsam.models.prompt_encoder import PromptEncoder
+from hqsam.models.selection import ALL_CANDIDATES, MULTIMASK_CANDIDATES, SINGLE_CANDIDATE, select_masks
+from hqsam.types import PAD, DecoderOutput, ImageFeatures, Prompts
+
+HeadState = Literal["random", "untrained", "trained"]
+
+CPU_CHUNK, GPU_CHUNK = 4, 32
+"""Prompts decoded at once: on a CPU small chunks stay in cache and avoid page faults of giant temporaries."""
+
+
+class Sam(nn.Module):
+    """SAM, or HQ-SAM when `mask_decoder` is an `HQMaskDecoder`.
+
+    In an HQ model SAM's part is frozen by construction: no gradient, always in eval mode; only `hq_parameters` train.
+
+    Attributes:
+        head_state: "random" after building; "untrained" once a file filled SAM's part and not the head; "trained"
+            once a head was loaded or trained. Prediction with an untrained head is refused by the predictor.
+    """
+
+    mask_threshold: float = 0.0
+    image_format: str = "RGB"
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(
+        self,
+        image_encoder: nn.Module,
+        prompt_encoder: PromptEncoder,
+        mask_decoder: MaskDecoder | HQMaskDecoder,
+    ) -> None:
+        super().__init__()
+        self.image_encoder = image_encoder
+        self.prompt_encoder = prompt_encoder
+        self.mask_decoder = mask_decoder
+        self.register_buffer("pixel_mean", torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1), persistent=False)
+        self.head_state: HeadState = "random"
+        if self.has_hq:
+            self.requires_grad_(False)
+            for parameter in self.hq_parameters():
+                parameter.requires_grad_(True)
+
+    @property
+    def has_hq(self) -> bool:
+        """Whether the model has an HQ head."""
+        return isinstance(self.mask_decoder, HQMaskDecoder)
+
+    @property
+    def image_size(self) -> int:
+        """Side S of the square input in pixels."""
+        return int(self.image_encoder.img_size)  # type: ignore[arg-type]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.pixel_mean.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number type of the weights."""
+        return self.prompt_encoder.no_mask.weight.dtype
+
+    def hq_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters that HQ training changes; none in a plain SAM."""
+        if isinstance(self.mask_decoder, HQMaskDecoder):
+            yield from self.mask_decoder.head.parameters()
+
+    def train(self, mode: bool = True) -> Sam:
+        """Switch the head's mode; in an HQ model the frozen part stays in eval mode."""
+        super().train(mode)
+        if isinstance(self.mask_decoder, HQMaskDecoder):
+            self.image_encoder.eval()
+            self.prompt_encoder.eval()
+            self.mask_decoder.trunk.eval()
+        return self
+
+    def preprocess(self, x: Tensor) -> Tensor:
+        """Normalise and pad with zeros at the bottom and on the right.
+
+        Args:
+            x: (3, h, w) or (B, 3, h, w), RGB 0..255, h and w at most S.
+
+        Returns:
+            The same rank, S x S, in the model's dtype.
+        """
+        height, width = x.shape[-2:]
+        if max(height, width) > self.image_size:
+            raise ValueError(f"an input image has at most {self.image_size} pixels a side, got {height} x {width}")
+        x = self._normalise(x)
+        return F.pad(x, (0, self.image_size - width, 0, self.image_size - height))
+
+    def preprocess_canvas(self, images: Tensor, input_hw: Tensor | None = None) -> Tensor:
+        """Normalise images that are padded already.
+
+        Args:
+            images: (B, 3, S, S) RGB 0..255 with content at the top left.
+            input_hw: (B, 2) height and width of the content; outside it the result is zero, as in `preprocess`.
+                None keeps whatever the padding normalises to, as the published training does.
+
+        Returns:
+            (B, 3, S, S) in the model's dtype.
+        """
+        x = self._normalise(images)
+        if input_hw is None:
+            return x
+        steps = torch.arange(self.image_size, device=x.device)
+        rows, columns = (steps < input_hw[:, axis, None] for axis in (0, 1))  # (B, S)
+        return x * (rows[:, None, :, None] & columns[:, None, None, :])
+
+    def _normalise(self, x: Tensor) -> Tensor:
+        # In float32 also for reduced weights: the buffers follow the model's dtype, the constants must not.
+        dtype = torch.promote_types(self.dtype, torch.float32)
+        return ((x.to(dtype) - self.pixel_mean.to(dtype)) / self.pixel_std.to(dtype)).to(self.dtype)
+
+    def hq_features(self, features: ImageFeatures) -> Tensor:
+        """The image-only part of the HQ fusion, to be computed once per image: (B, 32, 4h, 4w)."""
+        if not isinstance(self.mask_decoder, HQMaskDecoder):
+            raise ValueError("this is a plain SAM without an HQ head; build an hq_ model for HQ features")
+        return self.mask_decoder.head.image_feature(self._cast(features))
+
+    def decode(
+        self,
+        features: ImageFeatures,
+        prompts: Prompts,
+        *,
+        candidates: Sequence[int] = SINGLE_CANDIDATE,
+        use_hq: bool = True,
+        hq_features: Tensor | None = None,
+        chunk_size: int | None = None,
+    ) -> DecoderOutput:
+        """Decode prompts of any number of images.
+
+        Args:
+            features: encoder outputs of B images.
+            prompts: N prompts; `image_index` is needed when B > 1.
+            candidates: SAM masks to compute, of 0 (clear prompts) and 1, 2, 3 (ambiguous ones); may be empty.
+            use_hq: let the HQ token take part. False is plain SAM exactly.
+            hq_features: `hq_features(features)` if the caller kept it.
+            chunk_size: prompts decoded at once when no gradient is needed; memory does not depend on N.
+
+        Returns:
+            SAM logits (N, M, 4h, 4w), HQ logits (N, 1, 4h, 4w) or None, IoU (N, M).
+        """
+        if any(c not in ALL_CANDIDATES for c in candidates):
+            raise ValueError(f"candidates must be among {ALL_CANDIDATES}, got {tuple(candidates)}")
+        if len(features.image_embedding) > 1 and prompts.image_index is None:
+            raise ValueError(f"{len(features.image_embedding)} images need prompts with an image_index, got None")
+        features = self._cast(features)
+        if use_hq and hq_features is None:
+            hq_features = self.hq_features(features)
+        image_feature = hq_features if use_hq else None
+        image_pe = self.prompt_encoder.get_dense_pe()
+        if chunk_size is None:
+            chunk_size = CPU_CHUNK if self.device.type == "cpu" else GPU_CHUNK
+        if torch.is_grad_enabled() or len(prompts) <= chunk_size:
+            return self._decode_chunk(features, prompts, candidates, image_feature, image_pe)
+        parts = [
+            self._decode_chunk(features, prompts[i : i + chunk_size], candidates, image_feature, image_pe)
+            for i in range(0, len(prompts), chunk_size)
+        ]
+        hq = [part.hq_logits for part in parts if part.hq_logits is not None]
+        return DecoderOutput(
+            torch.cat([part.sam_logits for part in parts]),
+            torch.cat(hq) if hq else None,
+            torch.cat([part.iou for part in parts]),
+        )
+
+    def _decode_chunk(
+        self,
+        features: ImageFeatures,
+        prompts: Prompts,
+        candidates: Sequence[int],
+        image_feature: Tensor | None,
+        image_pe: Tensor,
+    ) -> DecoderOutput:
+        inputs = DecoderInput(
+            features.image_embedding,
+            image_pe,
+            self.prompt_encoder.embed_tokens(prompts.coords, prompts.kinds),
+            self.prompt_encoder.embed_dense(prompts),
+            prompts.kinds != PAD if prompts.padded else None,
+            prompts.image_index if len(features.image_embedding) > 1 else None,
+        )
+        if isinstance(self.mask_decoder, HQMaskDecoder):
+            if image_feature is not None:
+                hq: DecoderOutput = self.mask_decoder(inputs, image_feature, candidates)
+                return hq
+            return self.mask_decoder.trunk(inputs, candidates)  # type: ignore[no-any-return]
+        return self.mask_decoder(inputs, candidates)  # type: ignore[no-any-return]
+
+    def _cast(self, features: ImageFeatures) -> ImageFeatures:
+        return ImageFeatures(*(f.to(self.dtype) for f in features))
+
+    @torch.no_grad()
+    def forward(
+        self, batched_input: list[dict[str, Any]], multimask_output: bool, hq_token_only: bool = False
+    ) -> list[dict[str, Tensor]]:
+        """SAM's own end-to-end call (drop-in); `SamPredictor` is the convenient way.
+
+        Args:
+            batched_input: one dict an image: `image` (3, h, w) 0..255, resized to long side S; `original_size` (H, W);
+                optionally `point_coords` (N, K, 2) with `point_labels` (N, K), `boxes` (N, 4), `mask_inputs`
+                (N, 1, 256, 256), all in model-input pixels.
+            multimask_output: see `select_masks`.
+            hq_token_only: return HQ's mask alone instead of the sum.
+
+        Returns:
+            One dict an image: `masks` (N, C, H, W) bool, `iou_predictions` (N, C), `low_res_logits` (N, C, 256, 256).
+        """
+        images = torch.stack([self.preprocess(record["image"]) for record in batched_input])
+        features: ImageFeatures = self.image_encoder(images)
+        per_image = [
+            Prompts.from_parts(
+                record.get("point_coords"), record.get("point_labels"), record.get("boxes"), record.get("mask_inputs")
+            )
+            for record in batched_input
+        ]
+        counts = [len(prompts) for prompts in per_image]
+        index = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        prompts = Prompts.cat(per_image).with_image_index(index).to(self.device)
+        candidates = MULTIMASK_CANDIDATES if multimask_output else SINGLE_CANDIDATE
+        output = self.decode(features, prompts, candidates=candidates, use_hq=self.has_hq)
+        fusion = ("hq" if hq_token_only else "sum") if self.has_hq else "sam"
+        logits, iou = select_masks(output, multimask=multimask_output, fusion=fusion)  # type: ignore[arg-type]
+        results = []
+        for record, low_res, scores in zip(batched_input, logits.split(counts), iou.split(counts), strict=True):
+            masks = self.postprocess_masks(low_res, record["image"].shape[-2:], record["original_size"])
+            results.append(
+                {"masks": masks > self.mask_threshold, "iou_predictions": scores, "low_res_logits": low_res}
+            )
+        return results
+
+    def postprocess_masks(
+        self, masks: Tensor, input_size: tuple[int, ...], original_size: tuple[int, ...]
+    ) -> Tensor:
+        """Upsample low-resolution logits to the model's frame, cut the padding off, resize to the original.
+
+        Args:
+            masks: (N, C, 4h, 4w) logits.
+            input_size: (height, width) of the resized image inside the S x S frame.
+            original_size: (H, W) of the original image.
+
+        Returns:
+            (N, C, H, W) logits.
+        """
+        size = (self.image_size, self.image_size)
+        masks = F.interpolate(masks, size, mode="bilinear", align_corners=False)
+        masks = masks[..., : input_size[0], : input_size[1]]
+        return F.interpolate(masks, tuple(original_size), mode="bilinear", align_corners=False)
