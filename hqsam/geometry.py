@@ -43,7 +43,7 @@ class ResizeLongestSide:
         """(H, W, 3) uint8 -> (h, w, 3) uint8 with max(h, w) = `target_length`."""
         from PIL import Image
 
-        height, width = self.get_preprocess_shape(*image.shape[:2], self.target_length)
+        height, width = resized_hw(image.shape[0], image.shape[1], self.target_length)
         if image.shape[:2] == (height, width):
             return np.array(image)
         return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))

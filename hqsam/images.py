@@ -1,7 +1,7 @@
 """Reading and writing image files, and checking image arrays.
 
-Every file becomes upright 8-bit RGB: EXIF orientation applied, grayscale repeated, palettes resolved, alpha dropped (the
-colour under it is kept), 16-bit scaled by 1/257.
+Every file becomes upright 8-bit RGB: EXIF orientation applied, grayscale repeated, palettes resolved, alpha dropped
+(the colour under it is kept), 16-bit scaled by 1/257.
 """
 
 from __future__ import annotations

@@ -141,9 +141,7 @@ class Prompts:
         padded = any(part.padded or part.coords.shape[1] != width for part in parts)
         index = None
         if any(part.image_index is not None for part in parts):
-            index = torch.cat(
-                [kinds.new_zeros(len(p)) if p.image_index is None else p.image_index for p in parts]
-            )
+            index = torch.cat([kinds.new_zeros(len(p)) if p.image_index is None else p.image_index for p in parts])
         shape = next((part.masks.shape[1:] for part in parts if part.masks is not None), None)
         if shape is None:
             return cls(coords, kinds, None, None, index, padded)

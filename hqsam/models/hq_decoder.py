@@ -81,7 +81,8 @@ class HQHead(nn.Module):
             shared = weights @ image_feature[0].flatten(1)  # (N, 4h * 4w)
         else:
             shared = torch.bmm(weights[:, None], image_feature.flatten(2))[:, 0]
-        return local + shared.view_as(local)
+        logits: Tensor = local + shared.view_as(local)
+        return logits
 
 
 class HQMaskDecoder(nn.Module):
@@ -92,9 +93,7 @@ class HQMaskDecoder(nn.Module):
         self.trunk = trunk
         self.head = head
 
-    def forward(
-        self, inputs: DecoderInput, image_feature: Tensor, candidates: Sequence[int] = (0,)
-    ) -> DecoderOutput:
+    def forward(self, inputs: DecoderInput, image_feature: Tensor, candidates: Sequence[int] = (0,)) -> DecoderOutput:
         """SAM's candidates and the HQ mask from one transformer pass.
 
         Args:
@@ -111,4 +110,3 @@ class HQMaskDecoder(nn.Module):
             image_feature = image_feature.index_select(0, inputs.image_index)
         hq_logits = self.head.logits(trunk.extra_tokens[:, 0], trunk.mask_feature, image_feature)
         return DecoderOutput(sam_logits, hq_logits, iou)
-

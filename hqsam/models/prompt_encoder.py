@@ -34,7 +34,7 @@ class PositionEncoding(nn.Module):
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> PositionEncoding:
         """Follow the model to another device but never below float32."""
         exact = self.frequencies
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.frequencies.is_floating_point() and self.frequencies.element_size() < exact.element_size() <= 4:
             self.frequencies = exact.to(self.frequencies.device)
         return self
@@ -95,7 +95,8 @@ class PromptEncoder(nn.Module):
         positions = self.positions((coords + 0.5) / self.image_size).to(dtype)
         # Rows in the order of the kinds: padding -2, not a point -1, then 0 ... 3.
         padding = torch.zeros_like(self.not_a_point.weight)
-        table = torch.cat([padding, self.not_a_point.weight, *(e.weight for e in self.point_embeddings)])
+        points = [embedding.weight for embedding in self.point_embeddings if isinstance(embedding, nn.Embedding)]
+        table = torch.cat([padding, self.not_a_point.weight, *points])
         return torch.where((kinds >= NEGATIVE)[..., None], positions, 0.0) + table[kinds - PAD]
 
     def embed_dense(self, prompts: Prompts) -> Tensor:

@@ -242,14 +242,10 @@ class Sam(nn.Module):
         results = []
         for record, low_res, scores in zip(batched_input, logits.split(counts), iou.split(counts), strict=True):
             masks = self.postprocess_masks(low_res, record["image"].shape[-2:], record["original_size"])
-            results.append(
-                {"masks": masks > self.mask_threshold, "iou_predictions": scores, "low_res_logits": low_res}
-            )
+            results.append({"masks": masks > self.mask_threshold, "iou_predictions": scores, "low_res_logits": low_res})
         return results
 
-    def postprocess_masks(
-        self, masks: Tensor, input_size: tuple[int, ...], original_size: tuple[int, ...]
-    ) -> Tensor:
+    def postprocess_masks(self, masks: Tensor, input_size: tuple[int, ...], original_size: tuple[int, ...]) -> Tensor:
         """Upsample low-resolution logits to the model's frame, cut the padding off, resize to the original.
 
         Args:

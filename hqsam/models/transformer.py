@@ -60,7 +60,8 @@ class Attention(nn.Module):
         return projected
 
     def _split_heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (N, heads, L, C / heads)
+        n, length, width = x.shape
+        return x.view(n, length, self.num_heads, width // self.num_heads).transpose(1, 2)  # (N, heads, L, C / heads)
 
 
 class TwoWayBlock(nn.Module):

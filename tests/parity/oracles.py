@@ -16,7 +16,8 @@ from tests.helpers import fill_parameters, require_oracle
 
 def build_pair(spec: ModelSpec, seed: int = 0) -> tuple[nn.Module, Sam]:
     """The reference implementation and ours for one spec, with equal deterministic weights, in eval mode."""
-    package = require_oracle("segment_anything_hq" if spec.hq or isinstance(spec.encoder, TinyViTSpec) else "segment_anything")
+    in_hq_package = spec.hq or isinstance(spec.encoder, TinyViTSpec)
+    package = require_oracle("segment_anything_hq" if in_hq_package else "segment_anything")
     modeling = __import__(f"{package.__name__}.modeling", fromlist=["Sam"])
     prompt = modeling.PromptEncoder(
         embed_dim=256,

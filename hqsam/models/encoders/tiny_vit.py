@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from hqsam.models.encoders.timm_backbones import build_tiny_vit, forget_attention_biases
@@ -41,16 +41,14 @@ class TinyViTEncoder(nn.Module):
             nn.Conv2d(256, 256, 3, padding=1, bias=False),
             LayerNorm2d(256),
         )
-        self.register_load_state_dict_post_hook(_forget_caches)
 
     def forward(self, images: Tensor) -> ImageFeatures:
         """(B, 3, S, S) normalised -> embedding (B, 256, S/16, S/16), early feature (B, widths[2], S/16, S/16)."""
+        forget_attention_biases(self.backbone)
         stages = self.backbone.stages
-        x = stages[1](stages[0](self.backbone.patch_embed(images)))
+        # Channels last suits the depthwise convolutions and spares the attention blocks, which want it, a copy each.
+        x = images.contiguous(memory_format=torch.channels_last)
+        x = stages[1](stages[0](self.backbone.patch_embed(x)))
         early = stages[2].downsample(x)
         x = stages[2].blocks(early.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return ImageFeatures(self.neck(stages[3](x)), early)
-
-
-def _forget_caches(module: nn.Module, incompatible_keys: Any) -> None:
-    forget_attention_biases(module)

@@ -13,7 +13,8 @@ from tests.helpers import fill_parameters
 
 TEST_MODELS = ["hq_test_vit", "hq_test_tiny", "sam_test_vit", "sam_test_tiny"]
 HQ_PARAMETERS = {"hq_vit_b": 1_071_104, "hq_vit_l": 1_333_248, "hq_vit_h": 1_595_392, "hq_vit_tiny": 448_512}
-ENCODER_MILLIONS = {"sam_vit_b": 89.7, "sam_vit_l": 308.3, "sam_vit_h": 637.0, "sam_vit_tiny": 5.7}  # tiny: without the classifier
+# TinyViT without its classifier
+ENCODER_MILLIONS = {"sam_vit_b": 89.7, "sam_vit_l": 308.3, "sam_vit_h": 637.0, "sam_vit_tiny": 5.7}
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +130,10 @@ def test_nothing_is_cached_that_depends_on_weights():
     images = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(4))
     model, other = (fill_parameters(build_model(spec), seed).eval() for seed in (0, 1))
     model.image_encoder(images)
-    model.load_state_dict(other.state_dict())
+    for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        mine.copy_(theirs)
+    for mine, theirs in zip(model.buffers(), other.buffers(), strict=True):
+        mine.copy_(theirs)
     assert torch.equal(model.image_encoder(images).image_embedding, other.image_encoder(images).image_embedding)
 
 
@@ -190,7 +194,7 @@ def test_wrong_calls(hq, call, text):
 
 def test_registry_names():
     assert "hq_vit_tiny.embedded" in list_models("hq_*")
-    with pytest.raises(ValueError, match="did you mean.*hq_vit_l"):
+    with pytest.raises(ValueError, match=r"did you mean.*hq_vit_l"):
         create_model("hq_vitl")
     with pytest.raises(ValueError, match="has no tag 'official2'"):
         model_spec("hq_vit_tiny.official2")

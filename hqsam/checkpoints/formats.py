@@ -1,0 +1,273 @@
+"""Recognising what a file of tensors is, from its names and shapes alone."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Literal, get_args
+
+from torch import Tensor
+
+from hqsam.checkpoints.official import Family, Part, family_of, listing, part_of, translate_official
+from hqsam.checkpoints.reading import TensorFile, read_file
+from hqsam.errors import CheckpointError
+
+Layout = Literal["sam", "hq_sam", "mobile_sam", "light_hq_sam", "hq_decoder", "hq_head"]
+
+_LAYOUTS: Mapping[tuple[Family | None, frozenset[Part]], Layout] = {
+    ("vit", frozenset({"encoder", "prompt", "trunk"})): "sam",
+    ("vit", frozenset({"encoder", "prompt", "trunk", "head"})): "hq_sam",
+    ("tiny", frozenset({"encoder", "prompt", "trunk"})): "mobile_sam",
+    ("tiny", frozenset({"encoder", "prompt", "trunk", "head"})): "light_hq_sam",
+    (None, frozenset({"trunk", "head"})): "hq_decoder",
+    (None, frozenset({"head"})): "hq_head",
+}
+_LAYOUT_TITLES: Mapping[Layout, str] = {
+    "sam": "plain SAM",
+    "hq_sam": "HQ-SAM",
+    "mobile_sam": "MobileSAM, a plain SAM",
+    "light_hq_sam": "Light HQ-SAM",
+    "hq_decoder": "an HQ mask decoder without its image encoder",
+    "hq_head": "an HQ head alone",
+}
+_PART_TITLES: Mapping[Part, str] = {
+    "encoder": "an image encoder",
+    "prompt": "a prompt encoder",
+    "trunk": "SAM's mask decoder",
+    "head": "an HQ head",
+}
+# Norm layers as wide as the stage they are in.
+_STAGE_NORM = re.compile(r"\.(norm[12]|attn\.norm|mlp\.norm|local_conv\.bn|conv3\.bn)\.(weight|bias|running_\w+)$")
+_TOP_LEVEL = ("image_encoder.", "prompt_encoder.", "mask_decoder.")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What distinguishes image encoders by their weights.
+
+    Attributes:
+        family: plain ViT or TinyViT.
+        widths: channels of each stage; one for a plain ViT.
+        depths: blocks of each stage; one for a plain ViT.
+    """
+
+    family: Family
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+
+    @property
+    def early_channels(self) -> int:
+        """Channels of the early feature that the HQ head reads."""
+        stage = 0 if self.family == "vit" else 2
+        return self.widths[stage] if stage < len(self.widths) else 0
+
+    @property
+    def variant(self) -> str | None:
+        """Name of this encoder in model names ("vit_l" of "hq_vit_l"), None where it is not a known one."""
+        return next((name for name, known in ARCHITECTURES.items() if known == self), None)
+
+    def __str__(self) -> str:
+        """A phrase such as "ViT of width 1024 and depth 24"."""
+        kind = "ViT" if self.family == "vit" else "TinyViT"
+        return f"{kind} of width {_slashed(self.widths)} and depth {_slashed(self.depths)}"
+
+
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "vit_b": Architecture("vit", (768,), (12,)),
+    "vit_l": Architecture("vit", (1024,), (24,)),
+    "vit_h": Architecture("vit", (1280,), (32,)),
+    "vit_tiny": Architecture("tiny", (64, 128, 160, 320), (2, 2, 6, 2)),
+    "test_vit": Architecture("vit", (32,), (4,)),
+    "test_tiny": Architecture("tiny", (16, 32, 32, 64), (1, 1, 2, 1)),
+}
+"""Encoders by the name that model names end with (a test holds this against the registry, which stands above)."""
+
+_TITLES: Mapping[str, str] = {"vit_b": "ViT-B", "vit_l": "ViT-L", "vit_h": "ViT-H", "vit_tiny": "TinyViT"}
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What a checkpoint is.
+
+    Attributes:
+        path: the file.
+        layout: "sam", "hq_sam", "mobile_sam", "light_hq_sam": whole models; "hq_decoder": the published trainer's
+            `epoch_N.pth`, SAM's mask decoder and the HQ head; "hq_head": the trained tensors alone.
+        variant: encoder in model names ("vit_l" of "hq_vit_l"); None where the shapes fit none, or several.
+        has_sam: whether the whole of SAM is inside.
+        has_hq: whether an HQ head is inside.
+        dtype: number type of the weights ("float32", "float16", ...), or "mixed".
+        num_tensors: tensors in the file.
+        num_parameters: learned numbers that a model uses: without statistics, constants and the unused classifier.
+        size_bytes: size of the file.
+        metadata: the string map of a safetensors file.
+    """
+
+    path: Path
+    layout: Layout
+    variant: str | None
+    has_sam: bool
+    has_hq: bool
+    dtype: str
+    num_tensors: int
+    num_parameters: int
+    size_bytes: int
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """A phrase for messages, such as "plain SAM (ViT-L)"."""
+        variant = f" ({_TITLES.get(self.variant, self.variant)})" if self.variant else ""
+        return _LAYOUT_TITLES[self.layout] + variant
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A recognised file.
+
+    Attributes:
+        info: what it is.
+        official: official name -> tensor, of everything that a model uses.
+        names: official name -> name in the memory of an HQ model.
+        dropped: official name -> why the tensor is left out.
+        architecture: its image encoder, None where there is none.
+        early_channels: channels that its HQ head reads, None where there is none.
+    """
+
+    info: CheckpointInfo
+    official: dict[str, Tensor]
+    names: dict[str, str]
+    dropped: dict[str, str]
+    architecture: Architecture | None
+    early_channels: int | None
+
+    @property
+    def parts(self) -> frozenset[Part]:
+        """The parts of a model that the file holds."""
+        return frozenset(part_of(name) for name in self.names.values())
+
+
+def inspect_checkpoint(path: str | PathLike[str]) -> CheckpointInfo:
+    """Say what a checkpoint file is, without building a model.
+
+    Args:
+        path: a `.pth`, `.pt` or `.safetensors` file.
+
+    Raises:
+        CheckpointError: the file cannot be read, or is of no known layout.
+
+    Example:
+        >>> inspect_checkpoint("sam_hq_vit_l.pth").layout  # doctest: +SKIP
+        'hq_sam'
+    """
+    return open_checkpoint(path).info
+
+
+def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
+    """Read a file and recognise its layout; see `recognise`."""
+    return recognise(read_file(path))
+
+
+def recognise(file: TensorFile) -> Checkpoint:
+    """Find the layout and the variant of a file's tensors.
+
+    Raises:
+        CheckpointError: names that belong to no known layout, or a part of a model that cannot be used alone.
+    """
+    tensors = _with_decoder_prefix(file.tensors)
+    translation = translate_official(tensors)
+    if not translation.names:
+        raise CheckpointError(
+            f"{file.path} is not a checkpoint of the SAM family; its tensors are named {listing(tensors, 3)}"
+        )
+    if translation.unknown:
+        raise CheckpointError(
+            f"{file.path} holds {len(translation.unknown)} tensors that no SAM or HQ-SAM model has: "
+            f"{listing(translation.unknown)}"
+        )
+    parts = frozenset(part_of(name) for name in translation.names.values())
+    layout = _LAYOUTS.get((family_of(tensors), parts))
+    if layout is None:
+        raise CheckpointError(
+            f"{file.path} holds only {' and '.join(_PART_TITLES[p] for p in get_args(Part) if p in parts)}; "
+            "a checkpoint is a whole model, an HQ mask decoder, or an HQ head"
+        )
+    official = {name: tensors[name] for name in translation.names}
+    architecture = architecture_of(official)
+    early = _early_channels(official)
+    info = CheckpointInfo(
+        path=file.path,
+        layout=layout,
+        variant=architecture.variant if architecture else _variant_of_head(early),
+        has_sam="encoder" in parts,
+        has_hq="head" in parts,
+        dtype=_dtype(official),
+        num_tensors=len(file.tensors),
+        num_parameters=sum(tensor.numel() for name, tensor in official.items() if not is_statistic(name)),
+        size_bytes=file.size_bytes,
+        metadata=file.metadata,
+    )
+    return Checkpoint(info, official, translation.names, translation.dropped, architecture, early)
+
+
+def architecture_of(official: Mapping[str, Tensor]) -> Architecture | None:
+    """The image encoder that official names and shapes describe; None where there is none.
+
+    Widths are those that most norm layers of a stage have, so that one wrong tensor is reported as such later, and not
+    as another model.
+    """
+    family = family_of(official)
+    if family is None:
+        return None
+    block = r"blocks\.(\d+)\." if family == "vit" else r"layers\.(\d+)\.blocks\.(\d+)\."
+    widths: dict[int, Counter[int]] = {}
+    depths: dict[int, int] = {}
+    for name, tensor in official.items():
+        local = name.removeprefix("image_encoder.")
+        if match := re.match(block, local):
+            stage, index = (0, int(match[1])) if family == "vit" else (int(match[1]), int(match[2]))
+            depths[stage] = max(depths.get(stage, 0), index + 1)
+            if _STAGE_NORM.search(local) and tensor.ndim == 1:
+                widths.setdefault(stage, Counter())[len(tensor)] += 1
+    stages = sorted(depths)
+    return Architecture(family, tuple(_usual(widths.get(s)) for s in stages), tuple(depths[s] for s in stages))
+
+
+def is_statistic(official_name: str) -> bool:
+    """Whether a tensor is a buffer (batch-norm statistics, the random frequencies) and not learned."""
+    return official_name.endswith(("running_mean", "running_var", "num_batches_tracked", "gaussian_matrix"))
+
+
+def _with_decoder_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Put back `mask_decoder.`, which files of a decoder alone lack."""
+    if any(name.startswith(_TOP_LEVEL) for name in tensors):
+        return tensors
+    prefixed = {f"mask_decoder.{name}": tensor for name, tensor in tensors.items()}
+    return prefixed if translate_official(prefixed).names else tensors
+
+
+def _early_channels(official: Mapping[str, Tensor]) -> int | None:
+    first = official.get("mask_decoder.compress_vit_feat.0.weight")
+    return None if first is None or first.ndim == 0 else first.shape[0]
+
+
+def _variant_of_head(early_channels: int | None) -> str | None:
+    fitting = [name for name, known in ARCHITECTURES.items() if known.early_channels == early_channels]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _dtype(official: Mapping[str, Tensor]) -> str:
+    names = {str(tensor.dtype).removeprefix("torch.") for tensor in official.values() if tensor.is_floating_point()}
+    return names.pop() if len(names) == 1 else "mixed"
+
+
+def _usual(sizes: Counter[int] | None) -> int:
+    return sizes.most_common(1)[0][0] if sizes else 0
+
+
+def _slashed(numbers: tuple[int, ...]) -> str:
+    return "/".join(map(str, numbers))

@@ -1,0 +1,164 @@
+"""Filling a model from checkpoint files: strictly, and completely or not at all."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from os import PathLike
+
+from torch import Tensor
+
+from hqsam.checkpoints.formats import ARCHITECTURES, Checkpoint, CheckpointInfo, Layout, open_checkpoint
+from hqsam.checkpoints.state import Target, check, copy_into, select
+from hqsam.errors import CheckpointError
+from hqsam.models import Sam
+
+logger = logging.getLogger(__name__)
+
+_PUBLISHED_HQ: Mapping[str, str] = {
+    "vit_b": "sam_hq_vit_b.pth",
+    "vit_l": "sam_hq_vit_l.pth",
+    "vit_h": "sam_hq_vit_h.pth",
+    "vit_tiny": "sam_hq_vit_tiny.pth",
+}
+_WITH_HEAD: Mapping[Layout, Layout] = {"sam": "hq_sam", "mobile_sam": "light_hq_sam"}
+
+
+def load_checkpoint(
+    model: Sam,
+    path: str | PathLike[str],
+    *,
+    head: str | PathLike[str] | None = None,
+    fresh_hq_head: bool = False,
+) -> CheckpointInfo:
+    """Fill a model from a checkpoint of any known layout.
+
+    Everything is checked before anything is copied, so that an error leaves the model as it was. Numbers are cast to
+    the model's types. What each layout fills:
+
+    - official (merged) HQ-SAM, Light HQ-SAM: all of an `hq_` model; of a `sam_` model the frozen SAM, without the head;
+    - official SAM, MobileSAM: a `sam_` model; an `hq_` model only together with `head` or `fresh_hq_head`;
+    - the published trainer's `epoch_N.pth`: SAM's mask decoder and the HQ head of an `hq_` model, both as trained;
+    - a file with the HQ head alone: the head of an `hq_` model.
+
+    The last two leave the rest of the model as it is: load SAM's file first, or name both files in one call.
+
+    Args:
+        model: the model to fill; its `head_state` becomes "trained" when a head was loaded, "untrained" when a file
+            filled SAM's part only.
+        path: the file, `.pth`, `.pt` or `.safetensors`.
+        head: a second file for an `hq_` model, with an HQ head or a whole HQ mask decoder; wins over `path`.
+        fresh_hq_head: allow a file without a head in an `hq_` model, whose head then stays random and has to be
+            trained. A head that is in the file is loaded all the same.
+
+    Returns:
+        What was loaded; with `head`, both files as one.
+
+    Raises:
+        CheckpointError: a file cannot be read, is of another model, or lacks what the model needs.
+
+    Example:
+        >>> load_checkpoint(create_model("hq_vit_l"), "sam_hq_vit_l.pth").layout  # doctest: +SKIP
+        'hq_sam'
+    """
+    target = Target.of(model)
+    main = open_checkpoint(path)
+    extra = None if head is None else open_checkpoint(head)
+    _require_fit(target, main)
+    if extra is not None:
+        _require_head(target, extra)
+    elif not (fresh_hq_head or main.info.has_hq) and model.has_hq:
+        raise CheckpointError(_needs_head(target, main))
+    elif model.has_hq and not main.info.has_hq and model.head_state == "trained":
+        raise CheckpointError(
+            f"{main.info.path} would replace the SAM below a head that is loaded already; "
+            "build a new model, or give both files: load_checkpoint(model, SAM_FILE, head=HEAD_FILE)"
+        )
+
+    tensors = _checked(target, main)
+    if extra is not None:
+        tensors |= _checked(target, extra)
+    copy_into(target, tensors)
+    info = main.info if extra is None else _joined(main.info, extra.info)
+    _settle_head_state(model, info)
+    return info
+
+
+def _require_fit(target: Target, file: Checkpoint) -> None:
+    """Refuse in one sentence what is of another model, before names are compared."""
+    info, model = file.info, target.model
+    if not info.has_sam and not model.has_hq:
+        raise CheckpointError(
+            f"{info.path} is {info.title}, which {target.name} has no use for; "
+            f"load it into {target.name.replace('sam_', 'hq_', 1)} together with SAM's own file"
+        )
+    if file.architecture is not None and file.architecture != target.architecture:
+        raise CheckpointError(
+            f"{info.path} is {info.title} with a {file.architecture}; "
+            f"{target.name} has a {target.architecture}{_suggestion(target, info)}"
+        )
+    early, wanted = file.early_channels, target.architecture.early_channels
+    of_another = early != wanted and early in {known.early_channels for known in ARCHITECTURES.values()}
+    if file.architecture is None and of_another:
+        raise CheckpointError(
+            f"{info.path} is {info.title} for an encoder with {early} channels; "
+            f"{target.name} has {wanted}{_suggestion(target, info)}"
+        )
+
+
+def _require_head(target: Target, file: Checkpoint) -> None:
+    info = file.info
+    if not target.model.has_hq:
+        raise CheckpointError(f"{target.name} has no HQ head; leave out head={info.path}, or build an hq_ model")
+    if not info.has_hq or info.has_sam:
+        raise CheckpointError(
+            f"head={info.path} is {info.title}; as `head` give a file with an HQ head or an HQ mask decoder alone"
+        )
+    _require_fit(target, file)
+
+
+def _needs_head(target: Target, file: Checkpoint) -> str:
+    published = _PUBLISHED_HQ.get(target.architecture.variant or "")
+    example = f" such as {published}" if published else ""
+    return (
+        f"{file.info.path} is {file.info.title}; {target.name} also needs an HQ head: load an HQ-SAM file{example}, "
+        "give the head's file as head=FILE, or pass fresh_hq_head=True to train one"
+    )
+
+
+def _suggestion(target: Target, info: CheckpointInfo) -> str:
+    if info.variant is None:
+        return ""
+    return f'; it fits create_model("{"hq" if target.model.has_hq else "sam"}_{info.variant}")'
+
+
+def _checked(target: Target, file: Checkpoint) -> dict[str, Tensor]:
+    tensors, parts = file.official, file.parts
+    if not target.model.has_hq and "head" in parts:
+        tensors, parts = select(tensors, "sam"), parts - {"head"}
+        logger.info("%s is %s; its HQ head is left out of %s", file.info.path, file.info.title, target.name)
+    return check(target, tensors, parts, f"{file.info.path} ({file.info.title})")
+
+
+def _joined(main: CheckpointInfo, head: CheckpointInfo) -> CheckpointInfo:
+    """Both files as one, in the way a merged file would be described."""
+    return replace(
+        main,
+        layout=_WITH_HEAD.get(main.layout, main.layout),
+        has_hq=True,
+        dtype=main.dtype if main.dtype == head.dtype else "mixed",
+        num_tensors=main.num_tensors + head.num_tensors,
+        num_parameters=main.num_parameters + head.num_parameters,
+        size_bytes=main.size_bytes + head.size_bytes,
+        metadata={**main.metadata, **head.metadata},
+    )
+
+
+def _settle_head_state(model: Sam, info: CheckpointInfo) -> None:
+    if not model.has_hq:
+        return
+    if info.has_hq and not info.has_sam and model.head_state == "random":
+        # Not an error: SAM's weights may have come by load_state_dict, which leaves no trace.
+        logger.warning("%s is %s; SAM's own weights were not loaded from any file yet", info.path, info.title)
+    model.head_state = "trained" if info.has_hq else "untrained"

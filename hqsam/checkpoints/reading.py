@@ -1,0 +1,207 @@
+"""Reading tensors from files: by content rather than by suffix, never running code, with errors that say what to do."""
+
+from __future__ import annotations
+
+import collections
+import json
+import pickle
+import pickletools
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from hqsam.checkpoints.official import listing
+from hqsam.errors import CheckpointError
+
+# Where training programs put the weights inside a dictionary of many things; "head" is that of our training states.
+_WRAPPERS = ("model", "state_dict", "model_state_dict", "net", "head")
+# What wrapping modules (DataParallel, torch.compile, trainers) put before every name.
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+
+_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
+
+_Kind = Literal["safetensors", "zip", "pickle"]
+
+
+@dataclass(frozen=True)
+class TensorFile:
+    """Tensors of a file and what else it says.
+
+    Attributes:
+        path: the file.
+        tensors: name -> tensor on the CPU, possibly mapped from the file.
+        metadata: the string map of a safetensors file, else empty.
+        size_bytes: size of the file.
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+    size_bytes: int
+
+
+def read_tensors(path: str | PathLike[str]) -> dict[str, Tensor]:
+    """Read the tensors of a checkpoint without running any code that it may hold.
+
+    `.pth`, `.pt` and `.safetensors` files are told apart by content, so a misleading suffix does no harm. A dictionary
+    that holds the weights under "model", "state_dict", "model_state_dict", "net" or, as our training states do, "head"
+    is unwrapped, and a prefix common to all names ("module.", "_orig_mod.", "model.") is removed.
+
+    Args:
+        path: the file. It must not be overwritten in place while the tensors are used, for they may be mapped from it.
+
+    Returns:
+        Name -> tensor on the CPU, in the file's number type.
+
+    Raises:
+        CheckpointError: there is no such file, it is empty, truncated, no checkpoint at all, holds Python objects
+            besides tensors, or is not a dictionary of tensors.
+    """
+    return read_file(path).tensors
+
+
+def read_file(path: str | PathLike[str]) -> TensorFile:
+    """`read_tensors` with the file's metadata and size."""
+    path = Path(path)
+    kind = _kind(path)
+    metadata: dict[str, str] = {}
+    if kind == "safetensors":
+        loaded, metadata = _read_safetensors(path)
+    else:
+        loaded = _read_pickled(path, kind)
+    return TensorFile(path, _strip_prefixes(_tensor_dict(loaded, path)), metadata, path.stat().st_size)
+
+
+def _kind(path: Path) -> _Kind:
+    if not path.exists():
+        raise CheckpointError(f"there is no file {path}")
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; give the checkpoint file inside it")
+    with path.open("rb") as file:
+        start = file.read(512)
+    if not start:
+        raise CheckpointError(f"{path} is empty (0 bytes); download or copy it again")
+    if start.startswith(b"PK"):
+        return "zip"
+    if start[8:9] == b"{":  # a safetensors file begins with the header's length in 8 bytes, then JSON
+        return "safetensors"
+    if start[:1] == b"\x80":
+        return "pickle"
+    if start.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path} is a Git LFS pointer, not the weights; fetch them with `git lfs pull`")
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise CheckpointError(f"{path} is a web page, not a checkpoint: the download failed or needs a log-in")
+    raise CheckpointError(
+        f"{path} is neither a PyTorch nor a safetensors file (it begins with {start[:8]!r}); "
+        "give a .pth, .pt or .safetensors checkpoint"
+    )
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
+            return tensors, dict(file.metadata() or {})
+    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is a damaged or truncated safetensors file ({error}); download or copy it again"
+        ) from error
+
+
+def _read_pickled(path: Path, kind: _Kind) -> Any:
+    if kind == "zip" and not zipfile.is_zipfile(path):
+        raise CheckpointError(
+            f"{path} is a truncated PyTorch file ({path.stat().st_size} bytes, its table of contents is missing); "
+            "download or copy it again"
+        )
+    try:
+        # Only the zip format can be mapped, and only by path, which torch takes for safetensors by its suffix.
+        if kind == "zip" and path.suffix != ".safetensors":
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types here, and each of them means an unusable file
+        raise CheckpointError(_explain(path, kind, error)) from error
+
+
+def _explain(path: Path, kind: _Kind, error: Exception) -> str:
+    text = str(error)
+    if "TorchScript" in text:
+        return f"{path} is a TorchScript program, not a file of weights; save its state_dict() and give that"
+    refused = isinstance(error, pickle.UnpicklingError) and ("GLOBAL" in text or "Unsupported" in text)
+    if refused and not (kind == "pickle" and _is_cut(path)):
+        culprits = _foreign_globals(path) or _GLOBAL.findall(text)[:1]
+        what = f" ({listing(culprits)})" if culprits else ""
+        return (
+            f"{path} holds Python objects besides tensors{what}; it was not opened, because loading them can run code. "
+            "Ask for a file with tensors only. If you trust its source, re-save the weights: "
+            "torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW_FILE)"
+        )
+    reason = "cut inside its table" if refused else (text.strip().splitlines() or [type(error).__name__])[0][:200]
+    return f"{path} is not a readable PyTorch file, or is truncated ({reason}); download or copy it again"
+
+
+def _is_cut(path: Path) -> bool:
+    """Whether a file of pickles ends inside one of them, where half a name looks like a foreign object."""
+    with path.open("rb") as file:
+        for _ in range(5):  # the format before PyTorch 1.6: three small pickles, the objects, their storages' keys
+            if not file.peek(1):
+                return False
+            try:
+                collections.deque(pickletools.genops(file), maxlen=0)  # reads the instructions without running them
+            except Exception:
+                return True
+    return False
+
+
+def _foreign_globals(path: Path) -> list[str]:
+    try:
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except Exception:  # only the zip format has such a listing
+        return []
+
+
+def _tensor_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
+    while isinstance(loaded, Mapping):
+        inner = next((loaded[key] for key in _WRAPPERS if _holds_weights(loaded.get(key))), None)
+        if inner is None:
+            break
+        loaded = inner
+    if not isinstance(loaded, Mapping):
+        raise CheckpointError(f"{path} holds a {type(loaded).__name__}, not a dictionary of tensors")
+    if not loaded:
+        raise CheckpointError(f"{path} holds an empty dictionary, no tensors")
+    wrong = [f"{key!r} ({type(value).__name__})" for key, value in loaded.items() if not _is_plain(key, value)]
+    if wrong:
+        raise CheckpointError(
+            f"{path} is not a dictionary of plain tensors: {listing(wrong, 5)}; weights are looked for at the top "
+            f"and under {', '.join(map(repr, _WRAPPERS))}"
+        )
+    return {key: value.detach() for key, value in loaded.items()}
+
+
+def _holds_weights(value: object) -> bool:
+    """Whether a dictionary has tensors or another wrapper in it, and not settings under a misleading name."""
+    if not isinstance(value, Mapping):
+        return False
+    return any(isinstance(tensor, Tensor) for tensor in value.values()) or any(key in value for key in _WRAPPERS)
+
+
+def _is_plain(key: object, value: object) -> bool:
+    dense = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
+    return isinstance(key, str) and dense
+
+
+def _strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    while prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in tensors)), None):
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
