@@ -1,0 +1,8 @@
+"""Generated scenes with exact masks: `generate_scene` from a seed alone, `paste_cutout` from real photographs."""
+
+from __future__ import annotations
+
+from hqsam.data.synthetic.cutout import paste_cutout
+from hqsam.data.synthetic.scene import Scene, generate_scene
+
+__all__ = ["Scene", "generate_scene", "paste_cutout"]
