@@ -1,0 +1,130 @@
+"""What a data loader hands over: samples, and batches of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from hqsam.types import ImageFeatures, Prompts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One view with P prompts, in the model's S x S frame.
+
+    Attributes:
+        key: the image's key (of the first one in a mosaic).
+        source: the image's source.
+        view_key: identifies the pixels of `image`: equal keys, equal pixels.
+        image: (3, S, S) uint8 RGB, or None where kept features replace it.
+        features: the encoder's outputs without a batch axis, float16, or None.
+        input_hw: height and width of what the predictor would not pad; beyond it the encoder is to see zeros. (S, S)
+            where all of the frame counts.
+        masks: (P, S, S) uint8 0..255, soft.
+        prompts: P prompts in model-input pixels.
+        loss_candidates: (P, C, 2) float32 xy in [0, 1], of which the most uncertain enter the loss.
+        loss_uniform: (P, U, 2) float32 xy in [0, 1], which enter it as they are.
+    """
+
+    key: str
+    source: str
+    view_key: str
+    image: Tensor | None
+    features: ImageFeatures | None
+    input_hw: tuple[int, int]
+    masks: Tensor
+    prompts: Prompts
+    loss_candidates: Tensor
+    loss_uniform: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """B views with N prompts in all; the fields are those of `Sample`, joined.
+
+    Attributes:
+        keys: B keys.
+        sources: B sources.
+        images: (B, 3, S, S) uint8, or None where `features` are given.
+        features: (B, ...) float16, or None.
+        input_hw: (B, 2) int64.
+        masks: (N, 1, S, S) uint8.
+        prompts: N prompts with their image index.
+        loss_candidates: (N, C, 2).
+        loss_uniform: (N, U, 2).
+    """
+
+    keys: list[str]
+    sources: list[str]
+    images: Tensor | None
+    features: ImageFeatures | None
+    input_hw: Tensor
+    masks: Tensor
+    prompts: Prompts
+    loss_candidates: Tensor
+    loss_uniform: Tensor
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Copy to a device, without waiting where the batch is pinned."""
+        return self._map(lambda x: x.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """Copy to page-locked memory; a `DataLoader` calls this."""
+        return self._map(lambda x: x.pin_memory())
+
+    def _map(self, move: Callable[[Tensor], Tensor]) -> Batch:
+        def optional(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else move(tensor)
+
+        prompts = replace(
+            self.prompts,
+            coords=move(self.prompts.coords),
+            kinds=move(self.prompts.kinds),
+            masks=optional(self.prompts.masks),
+            has_mask=optional(self.prompts.has_mask),
+            image_index=optional(self.prompts.image_index),
+        )
+        return replace(
+            self,
+            images=optional(self.images),
+            features=None if self.features is None else ImageFeatures(*map(move, self.features)),
+            input_hw=move(self.input_hw),
+            masks=move(self.masks),
+            prompts=prompts,
+            loss_candidates=move(self.loss_candidates),
+            loss_uniform=move(self.loss_uniform),
+        )
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Join samples.
+
+    Raises:
+        ValueError: no samples, or some with kept features and some without.
+    """
+    if not samples:
+        raise ValueError("no samples to join: a batch has at least one")
+    images = [sample.image for sample in samples if sample.image is not None]
+    features = [sample.features for sample in samples if sample.features is not None]
+    complete = len(features) == len(samples)
+    if not complete and len(images) != len(samples):
+        missing = next(sample.view_key for sample in samples if sample.features is None)
+        raise ValueError(f"kept features of {missing} are missing, others of its batch are there: encode all first")
+    prompts = [
+        sample.prompts.with_image_index(torch.full((len(sample.prompts),), position))
+        for position, sample in enumerate(samples)
+    ]
+    return Batch(
+        keys=[sample.key for sample in samples],
+        sources=[sample.source for sample in samples],
+        images=None if complete else torch.stack(images),
+        features=ImageFeatures(*map(torch.stack, zip(*features, strict=True))) if complete else None,
+        input_hw=torch.tensor([sample.input_hw for sample in samples]),
+        masks=torch.cat([sample.masks for sample in samples])[:, None],
+        prompts=Prompts.cat(prompts),
+        loss_candidates=torch.cat([sample.loss_candidates for sample in samples]),
+        loss_uniform=torch.cat([sample.loss_uniform for sample in samples]),
+    )
