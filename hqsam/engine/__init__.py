@@ -1,0 +1,1 @@
+"""Training and evaluation: configuration, distribution, the loop, its state and its logs."""

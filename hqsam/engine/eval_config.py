@@ -1,0 +1,69 @@
+"""Every key of an evaluation configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hqsam.engine.config import MISSING, setting
+from hqsam.types import Fusion
+
+ProtocolName = Literal["predictor", "paper"]
+PromptName = Literal["box"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions:
+    """How masks are predicted and scored, for callers of `evaluate`; the program's keys are in `EvalConfig`.
+
+    Attributes:
+        protocol: "predictor": the path a user gets; "paper": squashed input and HQ alone, as in the HQ-SAM paper.
+        prompts: "box": the tight box of the true mask.
+        columns: "sam", "hq", "sum"; empty for all that the model and the protocol have.
+        max_per_source: only the first objects of each source, in the order of the data set; None for all.
+        dilation_ratio: ring width of the boundary IoU as a share of the image diagonal.
+        workers: threads that read images ahead; 0 reads when needed.
+    """
+
+    protocol: ProtocolName = "predictor"
+    prompts: PromptName = "box"
+    columns: tuple[Fusion, ...] = ()
+    max_per_source: int | None = None
+    dilation_ratio: float = 0.02
+    workers: int = 0
+
+
+@dataclass(kw_only=True)
+class EvalModelConfig:
+    """What is evaluated."""
+
+    name: str = setting(MISSING, "model name, see `hqsam models list`; a tagged one brings its weights")
+    checkpoint: str | None = setting(None, "weights; null: those of the name's tag, or the default pretrained ones")
+    dtype: Literal["float32", "auto"] = setting("float32", "auto: bfloat16 where the hardware computes in it")
+
+
+@dataclass(kw_only=True)
+class EvalDataConfig:
+    """What it is evaluated on."""
+
+    sets: list[str] = setting(MISSING, "data set names, image/mask folders or index.json packs")
+    root: str | None = setting(None, "where named sets are; null: $HQSAM_DATA or data/")
+    max_per_source: int | None = setting(None, "only the first objects of each source; null: all", at_least=1)
+    workers: int = setting(2, "threads that read images ahead; 0: read when needed", at_least=0)
+
+
+@dataclass(kw_only=True)
+class EvalConfig:
+    """An evaluation run."""
+
+    output_dir: str = setting(MISSING, "run folder: results.json results.md records.jsonl plots/")
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
+    protocol: ProtocolName = setting("predictor", "predictor: as a user gets it; paper: squashed input, HQ alone")
+    prompts: PromptName = setting("box", "box: tight box of the true mask")
+    columns: list[str] = setting([], "of sam, hq, sum; empty: all that model and protocol have")
+    dilation_ratio: float = setting(
+        0.02, "ring width of boundary IoU as a share of the image diagonal", above=0, at_most=1
+    )
+    plots: int = setting(8, "pictures of the worst cases, and as many of the best gains", at_least=0)
+    model: EvalModelConfig = field(default_factory=EvalModelConfig)
+    data: EvalDataConfig = field(default_factory=EvalDataConfig)

@@ -1,0 +1,183 @@
+"""From an image and the true masks on it to predicted masks: the two named protocols.
+
+Both prompt with the tight box (inclusive pixels) of the true mask and take the single mask. Inside a true mask is what
+is brighter than grey value 128.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from hqsam.boxes import mask_to_box
+from hqsam.engine.eval_config import EvalOptions, ProtocolName
+from hqsam.models import Sam, select_masks
+from hqsam.predictor import SamPredictor
+from hqsam.types import FUSIONS, Fusion, Prompts
+
+INSIDE = 128
+"""Grey values above this are inside a true mask (the published evaluation's threshold)."""
+COLUMNS: tuple[Fusion, ...] = ("sam", "hq", "sum")
+_PIXELS_AT_ONCE = 2**25
+"""Output pixels of one chunk of prompts, so that large photographs do not need memory for every object."""
+
+Predicted = dict[str, NDArray[np.bool_]]
+"""Column -> (H, W) bool, at the size of the original image."""
+
+
+class MaskPath(Protocol):
+    """Predicts the masks of one image after the other."""
+
+    columns: tuple[Fusion, ...]
+
+    def __call__(self, image: NDArray[np.uint8], targets: Sequence[NDArray[np.uint8]]) -> Iterator[Predicted]:
+        """Predictions for each target, in order.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            targets: (H, W) uint8 each, 0..255, not empty at `INSIDE`; only their boxes are used.
+        """
+
+    def describe(self) -> Mapping[str, Any]:
+        """What distinguishes these numbers from others, for the reports."""
+
+
+def make_path(model: Sam, options: EvalOptions) -> MaskPath:
+    """The path of a protocol.
+
+    Raises:
+        ValueError: the model cannot give a column that was asked for, or any that the protocol has.
+    """
+    columns = _choose_columns(model, options.protocol, options.columns)
+    return PaperPath(model) if options.protocol == "paper" else PredictorPath(model, columns)
+
+
+def _choose_columns(model: Sam, protocol: ProtocolName, asked: Sequence[str]) -> tuple[Fusion, ...]:
+    unknown = [column for column in asked if column not in FUSIONS]
+    if unknown:
+        raise ValueError(f"columns must be among {', '.join(COLUMNS)}, got {', '.join(unknown)}")
+    has_head = model.has_hq and model.head_state != "untrained"
+    possible = COLUMNS if has_head else ("sam",)
+    if protocol == "paper":
+        possible = tuple(column for column in possible if column == "hq")
+    chosen = tuple(column for column in possible if column in asked or not asked)
+    if not chosen or len(chosen) < len(set(asked)):
+        head = "a trained HQ head" if has_head else ("an untrained HQ head" if model.has_hq else "no HQ head")
+        raise ValueError(
+            f"protocol {protocol!r} of a model with {head} gives {', '.join(possible) or 'no column'}"
+            + (f", asked for {', '.join(asked)}" if asked else "; it scores the HQ mask alone")
+        )
+    return chosen
+
+
+class PredictorPath:
+    """The path a user gets: `SamPredictor`, long side resized, padded, logits fused, threshold 0."""
+
+    def __init__(self, model: Sam, columns: tuple[Fusion, ...]) -> None:
+        self.predictor = SamPredictor(model)
+        self.columns = columns
+
+    def __call__(self, image: NDArray[np.uint8], targets: Sequence[NDArray[np.uint8]]) -> Iterator[Predicted]:
+        """See `MaskPath`."""
+        self.predictor.set_image(image)
+        boxes = self.predictor.transform.apply_boxes(np.stack([tight_box(t) for t in targets]), image.shape[:2])
+        tensor = torch.from_numpy(boxes).to(self.predictor.device, torch.float32)
+        for chunk in tensor.split(_prompts_at_once(image)):
+            masks = {column: self._predict(chunk, column) for column in self.columns}
+            for row in range(len(chunk)):
+                yield {column: rows[row] for column, rows in masks.items()}
+
+    def _predict(self, boxes: Tensor, fusion: Fusion) -> NDArray[np.bool_]:
+        masks, _, _ = self.predictor.predict_torch(None, None, boxes, multimask_output=False, fusion=fusion)
+        array: NDArray[np.bool_] = masks[:, 0].cpu().numpy()
+        return array
+
+    def describe(self) -> Mapping[str, Any]:
+        """See `MaskPath`."""
+        return {
+            "name": "predictor",
+            "resize": "long side to the resolution, padded with zeros at the bottom and on the right",
+            "masks": "single mask, upsampled to the original size, logit > 0",
+            "columns": {
+                column: {
+                    "sam": "plain SAM, without the HQ token",
+                    "hq": "HQ logits alone",
+                    "sum": "SAM logits computed with the HQ token + HQ logits",
+                }[column]
+                for column in self.columns
+            },
+        }
+
+
+class PaperPath:
+    """The HQ-SAM paper's evaluation: image and mask squashed to S x S, HQ logits alone.
+
+    As in the published code the image is resized without antialiasing and truncated to whole grey values, the box is
+    that of the squashed mask, and the low-resolution logits go to the original size in one step.
+    """
+
+    columns: tuple[Fusion, ...] = ("hq",)
+
+    def __init__(self, model: Sam) -> None:
+        self.model = model
+
+    @torch.no_grad()
+    def __call__(self, image: NDArray[np.uint8], targets: Sequence[NDArray[np.uint8]]) -> Iterator[Predicted]:
+        """See `MaskPath`."""
+        model = self.model
+        squashed = self._squash(torch.from_numpy(image).permute(2, 0, 1)).to(torch.uint8)
+        features = model.image_encoder(model.preprocess_canvas(squashed[None].to(model.device)))
+        hq_features = model.hq_features(features)
+        boxes = torch.stack([self._box(target) for target in targets]).to(model.device)
+        for chunk in boxes.split(_prompts_at_once(image)):
+            output = model.decode(features, Prompts.from_parts(boxes=chunk), hq_features=hq_features)
+            logits, _ = select_masks(output, multimask=False, fusion="hq")
+            logits = F.interpolate(logits.float(), image.shape[:2], mode="bilinear", align_corners=False)
+            for mask in (logits[:, 0] > model.mask_threshold).cpu().numpy():
+                yield {"hq": mask}
+
+    def _squash(self, channels: Tensor) -> Tensor:
+        """(C, H, W) uint8 -> (C, S, S) float32, bilinear, not antialiased."""
+        size = (self.model.image_size, self.model.image_size)
+        return F.interpolate(channels[None].float(), size, mode="bilinear", align_corners=False)[0]
+
+    def _box(self, target: NDArray[np.uint8]) -> Tensor:
+        """(4,) XYXY of the squashed mask; of the mask itself, scaled, where squashing leaves nothing of it."""
+        side = self.model.image_size
+        box = mask_to_box((self._squash(torch.from_numpy(target)[None])[0] > INSIDE).numpy())
+        if box is None:
+            height, width = target.shape
+            box = tight_box(target) * np.array([side / width, side / height] * 2, dtype=np.float32)
+        return torch.from_numpy(box)
+
+    def describe(self) -> Mapping[str, Any]:
+        """See `MaskPath`."""
+        return {
+            "name": "paper",
+            "resize": "squashed to a square of the resolution, bilinear, not antialiased",
+            "masks": "single mask, low-resolution logits upsampled to the original size, logit > 0",
+            "columns": {"hq": "HQ logits alone"},
+        }
+
+
+def tight_box(target: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(4,) XYXY box, inclusive pixels, of an (H, W) uint8 mask.
+
+    Raises:
+        ValueError: no pixel is inside.
+    """
+    box = mask_to_box(target > INSIDE)
+    if box is None:
+        raise ValueError(f"a mask of {target.shape} has no pixel above {INSIDE}: there is no box to prompt with")
+    return box
+
+
+def _prompts_at_once(image: NDArray[np.uint8]) -> int:
+    height, width = image.shape[:2]
+    return max(1, _PIXELS_AT_ONCE // int(height * width))

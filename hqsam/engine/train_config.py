@@ -1,0 +1,135 @@
+"""Every key of a training configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hqsam.engine.config import MISSING, setting
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """What is trained."""
+
+    name: str = setting(MISSING, "model name, see `hqsam models list`")
+    checkpoint: str | None = setting(None, "weights to start from: a SAM, HQ-SAM or HQ-head file")
+    fresh_hq_head: bool = setting(False, "allow a plain SAM file: the HQ head starts from random weights")
+    random_weights: bool = setting(False, "allow no weights at all; for trials of the machinery")
+
+
+@dataclass(kw_only=True)
+class AugmentConfig:
+    """What happens to the image; see `hqsam.data.TrainDataOptions`, which has the same names."""
+
+    pad: Literal["published", "predictor"] = setting(
+        "published", "beyond the image: grey before normalisation (published), or zero after it (predictor)"
+    )
+    jitter: tuple[float, float] | None = setting(
+        (0.1, 2.0), "range of the scale; null: the image fits the frame", above=0
+    )
+    flip_prob: float = setting(0.5, "chance of a mirror image", at_least=0, at_most=1)
+    max_enlargement: float | None = setting(None, "no image is enlarged by more than this; null: no limit", above=0)
+    mosaic_prob: float = setting(0.0, "chance of four images in one frame", at_least=0, at_most=1)
+    mosaic_jitter: tuple[float, float] = setting((0.5, 2.0), "range of the scale in a mosaic's quarter", above=0)
+    mosaic_weights: dict[str, float] = setting({}, "relative chance of sources in a mosaic; empty: the same for all")
+    min_pixels: int = setting(10, "a crop must keep so many pixels of the object ...", at_least=1)
+    min_share: float = setting(0.1, "... and this share of its area, or it is drawn again ...", at_least=0, at_most=1)
+    max_tries: int = setting(10, "... so often; then the whole image is shown", at_least=1)
+
+
+@dataclass(kw_only=True)
+class PromptConfig:
+    """Simulated prompts; see `hqsam.data.TrainDataOptions`, which has the same names."""
+
+    prompts_per_image: int = setting(1, "prompts, each of one object, that share an encoded image", at_least=1)
+    mix: dict[str, float] = setting({"box": 1.0, "points": 1.0, "mask": 1.0}, "relative chance of box, points, mask")
+    num_points: int = setting(10, "points of a point prompt", at_least=1)
+    box_jitter: float = setting(0.0, "noise on box sides as a share of the side; 0: tight boxes", at_least=0)
+    mask_scale: Literal["published", "predictor"] = setting(
+        "published", "values of mask prompts; published: 0 and 255, predictor: like logits"
+    )
+
+
+@dataclass(kw_only=True)
+class PointsConfig:
+    """Points of the loss; see `hqsam.data.TrainDataOptions`, which has the same names."""
+
+    points_per_mask: int = setting(112 * 112, "points at which the loss looks at a mask", at_least=1)
+    oversample: float = setting(3.0, "candidates for each of them", at_least=1)
+    importance: float = setting(0.75, "share taken from the most uncertain candidates", at_least=0, at_most=1)
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """What it is trained on."""
+
+    train: list[str] = setting(MISSING, "data set names, image/mask folders or index.json packs")
+    val: list[str] = setting([], "the same, for validation")
+    root: str | None = setting(None, "where named sets are; null: $HQSAM_DATA or data/")
+    holdout: Literal["train", "val", "all"] = setting(
+        "all", "of data.train: all, or without the reserved tenth (sha1 of the image file name mod 10 = 0), or it alone"
+    )
+    val_holdout: Literal["train", "val", "all"] = setting("all", "the same for data.val")
+    exclude_files: list[str] = setting([], "text files with one image file name a line, left out of training")
+    sources: list[str] = setting([], "train on these sources alone; empty: on all")
+    use_alpha: bool = setting(True, "a measured matte, where there is one, is the target instead of the mask")
+    synthetic: int = setting(0, 'generated scenes beside data.train; their source is "synthetic"', at_least=0)
+    weights: dict[str, float] = setting({}, "relative share of each source in an epoch; empty: every image once")
+    epoch_images: int | None = setting(None, "images in an epoch; null: as many as there are", at_least=1)
+    val_per_source: int | None = setting(None, "objects of each source to validate on; null: all", at_least=1)
+    keep_features: str | None = setting(None, "folder for kept encoder outputs; null: the encoder runs in every step")
+    views: int = setting(0, "augmented views of each image; 0: a new one in every epoch", at_least=0)
+    encode_amp: Literal["off", "bf16"] = setting("off", "bf16: kept features are computed under bfloat16 autocast")
+    workers: int = setting(4, "loading processes for each training process; 0 loads in the process", at_least=0)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    prompts: PromptConfig = field(default_factory=PromptConfig)
+    points: PointsConfig = field(default_factory=PointsConfig)
+
+
+@dataclass(kw_only=True)
+class OptimConfig:
+    """Adam, as published, and its learning rate."""
+
+    lr: float = setting(1e-3, "learning rate", above=0)
+    schedule: Literal["step", "cosine"] = setting("step", "step: as published; cosine: to zero at the last step")
+    drop_epoch: int = setting(10, "step schedule: the rate drops after this many epochs", at_least=0)
+    drop_factor: float = setting(0.1, "step schedule: factor of the drop", above=0)
+    warmup_steps: int = setting(0, "linear warm-up", at_least=0)
+    beta1: float = setting(0.9, at_least=0, at_most=0.99999)
+    beta2: float = setting(0.999, at_least=0, at_most=0.99999)
+    eps: float = setting(1e-8, above=0)
+    clip: float | None = setting(None, "largest gradient norm; null: not clipped", above=0)
+
+
+@dataclass(kw_only=True)
+class LoopConfig:
+    """How long, how much at once, how often things are written."""
+
+    epochs: int = setting(12, "epochs", at_least=1)
+    max_steps: int | None = setting(None, "stop after this many optimizer steps; null: after the epochs", at_least=0)
+    batch_size: int = setting(4, "images for each process in a micro-batch", at_least=1)
+    accumulate: int = setting(1, "micro-batches for each optimizer step", at_least=1)
+    amp: Literal["off", "bf16"] = setting("off", "bf16: forward pass under bfloat16 autocast")
+    dtype: Literal["float32", "float64"] = setting("float32", "parameters; float64 is for tests")
+    log_every: int = setting(20, "steps between log lines", at_least=1)
+    val_every: int = setting(0, "steps between validations; 0: after each epoch", at_least=0)
+    save_every: int = setting(0, "steps between saved states; 0: after each epoch", at_least=0)
+    keep_last: int = setting(3, "saved states to keep", at_least=1)
+    encode_only: bool = setting(False, "fill data.keep_features and stop")
+    encode_batch: int = setting(1, "images encoded at once while filling data.keep_features", at_least=1)
+    panels: int = setting(4, "validation pictures shown in TensorBoard", at_least=0)
+
+
+@dataclass(kw_only=True)
+class TrainConfig:
+    """A training run."""
+
+    output_dir: str = setting(MISSING, "run folder")
+    resume: str = setting("auto", "auto: from the last saved state in output_dir; none; or a state file")
+    seed: int = setting(42, "of everything random", at_least=0)
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)

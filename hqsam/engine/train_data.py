@@ -1,0 +1,147 @@
+"""The data of a training run, from its configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hqsam.data import (
+    ConcatSource,
+    FeatureStore,
+    FileSource,
+    ImageRecord,
+    SampleSource,
+    SyntheticSource,
+    TrainDataOptions,
+    TrainingSet,
+    epoch_order,
+    open_dataset,
+    select_records,
+)
+from hqsam.engine.schedule import StepPlan
+from hqsam.engine.train_config import DataConfig, TrainConfig
+from hqsam.errors import ConfigError, HqsamError
+from hqsam.models import Sam
+
+
+@dataclass(frozen=True)
+class TrainData:
+    """What a run is trained on.
+
+    Attributes:
+        dataset: samples, with kept features where they are kept.
+        plain: the same samples always with pixels.
+        plan: the samples of every step.
+        store: kept features, or None.
+    """
+
+    dataset: TrainingSet
+    plain: TrainingSet
+    plan: StepPlan
+    store: FeatureStore | None
+
+
+def open_train_data(config: TrainConfig, model: Sam, world_size: int = 1) -> TrainData:
+    """Open what is trained on.
+
+    Raises:
+        DataError: the data are unusable, or the kept features are of another run.
+        ConfigError: no data, or values that contradict each other or the data.
+    """
+    data, loop = config.data, config.loop
+    source = _open_source(data, model.image_size)
+    try:
+        options = data_options(data)
+        plain = TrainingSet(source, options, model.image_size, config.seed)
+        length = max(data.epoch_images or len(plain), loop.batch_size * loop.accumulate * world_size)
+        order = functools.partial(_order, tuple(plain.sources), config.seed, tuple(data.weights.items()), length)
+        order(0)
+    except HqsamError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"data: {error}") from error
+    plan = StepPlan(
+        order,
+        length,
+        loop.batch_size,
+        loop.accumulate,
+        world_size,
+        epochs=loop.epochs,
+        max_steps=loop.max_steps,
+        data=hashlib.sha256("\n".join(source.key(k) for k in range(len(source))).encode()).hexdigest()[:16],
+    )
+    if data.keep_features is None:
+        return TrainData(plain, plain, plan, None)
+    store = FeatureStore(
+        data.keep_features,
+        model_fingerprint=encoder_fingerprint(model, data.encode_amp),
+        view_fingerprint=plain.view_fingerprint(),
+    )
+    return TrainData(TrainingSet(source, options, model.image_size, config.seed, store), plain, plan, store)
+
+
+def data_options(config: DataConfig) -> TrainDataOptions:
+    """How samples are made; the sections `augment`, `prompts` and `points` have the names of the options."""
+    augment = dataclasses.asdict(config.augment)
+    return TrainDataOptions(
+        views=config.views,
+        use_alpha=config.use_alpha,
+        **{**augment, "mosaic_weights": augment["mosaic_weights"] or None},
+        **dataclasses.asdict(config.prompts),
+        **dataclasses.asdict(config.points),
+    )
+
+
+def open_val_records(config: TrainConfig) -> list[ImageRecord]:
+    """What is validated on; empty where nothing was named."""
+    if not config.data.val:
+        return []
+    return select_records(_open_all(config.data.val, config.data.root), holdout=config.data.val_holdout)
+
+
+def encoder_fingerprint(model: Sam, amp: str) -> str:
+    """What kept features depend on besides the pixels: the encoder's weights and the precision it ran in."""
+    digest = hashlib.sha256(amp.encode())
+    for name, tensor in model.image_encoder.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().double().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _open_source(data: DataConfig, image_size: int) -> SampleSource:
+    parts: list[SampleSource] = []
+    if data.train:
+        records = select_records(
+            _open_all(data.train, data.root),
+            sources=data.sources or None,
+            holdout=data.holdout,
+            exclude_files=[Path(path) for path in data.exclude_files],
+        )
+        parts.append(FileSource(records, use_alpha=data.use_alpha))
+    if data.synthetic:
+        parts.append(SyntheticSource(data.synthetic, image_size))
+    if not parts:
+        raise ConfigError("there is nothing to train on: data.train is empty and data.synthetic is 0")
+    return ConcatSource(parts)
+
+
+@functools.lru_cache(maxsize=2)
+def _order(
+    sources: tuple[str, ...],
+    seed: int,
+    weights: tuple[tuple[str, float], ...],
+    length: int,
+    epoch: int,
+) -> Sequence[int]:
+    """One epoch's order; the last ones are remembered, since every step asks."""
+    order = epoch_order(sources, seed=seed, epoch=epoch, weights=dict(weights) or None, num_samples=length)
+    indices: list[int] = order.tolist()
+    return indices
+
+
+def _open_all(names: list[str], root: str | None) -> list[ImageRecord]:
+    return [record for name in names for record in open_dataset(name, root=root)]

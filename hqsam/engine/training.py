@@ -1,0 +1,221 @@
+"""A training run from its configuration: model, data, kept features, the loop, what it leaves behind.
+
+`python train.py CONFIG.yaml [key=value ...]`; ``torchrun`` starts the same program in several processes.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+
+from hqsam.checkpoints import atomic_path, save_checkpoint
+from hqsam.data import Batch, ImageRecord, collate
+from hqsam.engine.config import config_to_yaml, describe_settings, load_config
+from hqsam.engine.distributed import World, broadcast_parameters, configure_logging, join_world
+from hqsam.engine.encoding import encode_views
+from hqsam.engine.logs import RunLog
+from hqsam.engine.report import write_report
+from hqsam.engine.schedule import PlannedBatches, planned_views
+from hqsam.engine.signals import ignore_stop_signals
+from hqsam.engine.state import StateFolder, restore
+from hqsam.engine.train_config import TrainConfig
+from hqsam.engine.train_data import TrainData, open_train_data, open_val_records
+from hqsam.engine.trainer import NonFiniteLossError, Trainer, fit
+from hqsam.engine.validation import Validator
+from hqsam.errors import ConfigError, HqsamError
+from hqsam.models import Sam
+from hqsam.registry import create_model
+
+logger = logging.getLogger(__name__)
+
+USAGE = """usage: train.py CONFIG.yaml [key=value ...]
+
+example: python train.py configs/train/smoke.yaml output_dir=runs/smoke
+         torchrun --nproc_per_node=8 train.py configs/train/hq_vit_l.yaml
+"""
+STOPPED = 128 + signal.SIGTERM
+"""Exit status of a run that a signal ended: its state is saved, and it is not done."""
+
+
+def build_model(config: TrainConfig, world: World) -> Sam:
+    """The model to train; what is random in it depends on the seed alone.
+
+    Raises:
+        ConfigError: an unknown name, no HQ head to train, or no weights where that was not asked for.
+        CheckpointError: the checkpoint is unusable.
+    """
+    settings, dtype = config.model, {"float32": torch.float32, "float64": torch.float64}[config.loop.dtype]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)  # layers are initialised from torch's global generator
+        try:
+            model = create_model(
+                settings.name,
+                settings.checkpoint,
+                device=world.device,
+                dtype=dtype,
+                fresh_hq_head=settings.fresh_hq_head,
+            )
+        except HqsamError:
+            raise
+        except ValueError as error:
+            raise ConfigError(f"model: {error}") from error
+    if not model.has_hq:
+        raise ConfigError(f"model.name={settings.name} is plain SAM and has nothing to train; use an hq_ name")
+    if model.head_state == "random" and not settings.random_weights:
+        raise ConfigError(
+            f"model.checkpoint is null, so all of {settings.name} would be random; give SAM's file with "
+            "model.fresh_hq_head=true, an HQ file to go on from, or model.random_weights=true if that is meant"
+        )
+    broadcast_parameters(model.hq_parameters(), world)
+    return model
+
+
+@dataclass
+class Run:
+    """A training run that is ready to go on.
+
+    Attributes:
+        config: its settings.
+        world: the group.
+        trainer: model, optimizer, plan; restored where a state was found.
+        data: what is trained on.
+        val_records: what is validated on; may be empty.
+        states: saved states.
+        best: best validation value so far.
+    """
+
+    config: TrainConfig
+    world: World
+    trainer: Trainer
+    data: TrainData
+    val_records: list[ImageRecord]
+    states: StateFolder
+    best: float | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.config.output_dir)
+
+    def loader(self) -> DataLoader[Batch]:
+        """This process's micro-batches from the trainer's step on."""
+        return DataLoader(
+            self.data.dataset,  # type: ignore[arg-type]
+            batch_sampler=PlannedBatches(self.trainer.plan, self.world.rank, self.trainer.step),
+            collate_fn=collate,
+            num_workers=self.config.data.workers,
+            pin_memory=self.world.device.type == "cuda",
+            worker_init_fn=ignore_stop_signals,
+            # A loader takes a seed for its workers from the global generator, whose state is saved and compared.
+            generator=torch.Generator().manual_seed(self.config.seed),
+        )
+
+    def encode(self) -> int:
+        """Fill `data.keep_features` with what the rest of the run needs; returns how many views were encoded here."""
+        data, settings = self.data, self.config.data
+        if data.store is None:
+            return 0
+        on_cpu = self.world.device.type == "cpu"
+        return encode_views(
+            self.trainer.model,
+            data.plain,
+            planned_views(self.trainer.plan, self.trainer.step, data.plain.view_key),
+            data.store,
+            self.world,
+            batch_size=self.config.loop.encode_batch,
+            workers=min(1, settings.workers) if on_cpu else settings.workers,  # a CPU's cores belong to the encoder
+            amp=settings.encode_amp == "bf16",
+        )
+
+
+def open_run(config: TrainConfig, world: World | None = None) -> Run:
+    """Build everything a run needs and restore its last state.
+
+    Raises:
+        HqsamError: the configuration, a file or the data are unusable; nothing was written.
+    """
+    world = world or World()
+    if config.loop.encode_only and config.data.keep_features is None:
+        raise ConfigError("loop.encode_only=true fills data.keep_features, which is null: name a folder")
+    val_records, model = open_val_records(config), build_model(config, world)
+    data = open_train_data(config, model, world.size)
+    trainer = Trainer(model, data.plan, config, world)
+    run = Run(config, world, trainer, data, val_records, StateFolder(Path(config.output_dir), world, config))
+    start = run.states.find(config.resume)
+    if start is not None:
+        run.best = restore(trainer, start, exact=config.resume == "auto")
+        logger.info("going on from %s: step %d of %d", start, trainer.step, trainer.plan.total_steps)
+    return run
+
+
+def train(config: TrainConfig, world: World | None = None) -> bool:
+    """Train as configured; every process of the group calls this.
+
+    Args:
+        config: from `load_config(TrainConfig, ...)`.
+        world: the group; None for this process alone.
+
+    Returns:
+        True if the run is complete, False if a signal ended it after saving its state.
+
+    Raises:
+        HqsamError: the configuration, a file or the data are unusable, or the loss became non-finite.
+    """
+    run = open_run(config, world)
+    folder, trainer, is_main = run.folder, run.trainer, run.world.is_main
+    if is_main:
+        with atomic_path(folder / "config.yaml") as temporary:
+            temporary.write_text(config_to_yaml(config), encoding="utf-8")
+    run.encode()
+    if config.loop.encode_only:
+        return True
+    validator = Validator(run.val_records, config, run.world, best=run.best)
+    with RunLog(folder, run.world, trainer.plan, config, first_step=trainer.step) as log:
+        complete = fit(trainer, run.loader(), log, run.states, validator)
+        if complete and validator.last is None:  # it was complete before, only its report may be missing
+            validator.run(trainer, log)
+    if complete and is_main:
+        save_checkpoint(trainer.model, folder / "model.safetensors", metadata={"step": str(trainer.step)})
+        write_report(folder, config, trainer.plan, validator)
+    return complete
+
+
+def _message(error: HqsamError) -> str:
+    """The text of an error; one that a loading process raised comes wrapped in its traceback."""
+    text = str(error)
+    if not text.startswith("Caught ") or "Original Traceback" not in text:
+        return text
+    return text.rstrip().rpartition(f"{type(error).__name__}: ")[2]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Program of `train.py`.
+
+    Args:
+        arguments: configuration file and overrides; None takes those of the command line.
+
+    Returns:
+        Exit status: 0 when complete, 143 when a signal stopped the run after saving; with one message on the standard
+        error 1 for a loss that is not finite, 2 for bad input.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or {"-h", "--help"} & set(arguments):
+        rows = [f"  {key:22} {default:12} {text}" for key, default, text in describe_settings(TrainConfig)]
+        stream = sys.stdout if arguments else sys.stderr
+        stream.write("\n".join([USAGE, "keys and defaults:", *rows]) + "\n")
+        return 0 if arguments else 2
+    try:
+        config = load_config(TrainConfig, arguments[0], arguments[1:])
+        with join_world(config.device) as world:
+            configure_logging(world)
+            return 0 if train(config, world) else STOPPED
+    except HqsamError as error:
+        sys.stderr.write(f"error: {_message(error)}\n")
+        return 1 if isinstance(error, NonFiniteLossError) else 2

@@ -1,0 +1,102 @@
+"""Two gloo processes against one with the same global batch."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+from hqsam.engine.distributed import gather_objects, join_world
+from hqsam.engine.training import open_run, train
+from tests.integration.training_runs import draw_data, make_config
+
+FLOAT32_STEPS, FLOAT64_STEPS = 1, 10
+
+
+def steps(data: Path, folder: Path, dtype: str, batch_size: int, number: int) -> dict[str, object]:
+    """Losses of each step, gradients of the last and the weights after it, of this process."""
+    with join_world("cpu") as world:
+        config = make_config(data, folder, f"loop.dtype={dtype}", f"loop.batch_size={batch_size}", "loop.epochs=99")
+        run = open_run(config, world)
+        totals = [run.trainer.train_step([b]) for _, b in zip(range(number), run.loader(), strict=False)]
+        items = gather_objects(run.trainer.plan.items(3), world)
+    return {
+        "losses": torch.stack([row[:2] / row[2] for row in totals]),
+        "gradients": [parameter.grad for parameter in run.trainer.parameters],
+        "weights": [parameter.detach() for parameter in run.trainer.parameters],
+        "items": items,
+    }
+
+
+def in_process(rank: int, port: int, data: Path, folder: Path) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1")
+    os.environ["MASTER_PORT"] = str(port)
+    single = steps(data, folder / "single", "float32", 1, FLOAT32_STEPS)
+    double = steps(data, folder / "double", "float64", 1, FLOAT64_STEPS)
+    torch.save({"float32": single, "float64": double}, folder / f"rank{rank}.pt")
+    options = ["loop.max_steps=2", "loop.batch_size=1", f"data.val=[{data}]", "data.views=1"]
+    options.append(f"data.keep_features={folder / 'features'}")
+    with join_world("cpu") as world:
+        assert train(make_config(data, folder / "run", *options), world)
+
+
+def spawn(data: Path, folder: Path) -> None:
+    """Another program may take the free port between our looking and our using it: then once more."""
+    for attempt in range(3):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        try:
+            mp.spawn(in_process, (port, data, folder), nprocs=2)
+            return
+        except mp.ProcessRaisedException as error:
+            if attempt == 2 or "EADDRINUSE" not in str(error):
+                raise
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    spawn(draw_data(folder / "shapes"), folder)
+    return folder
+
+
+def relative_error(got: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
+    """Largest difference, relative to the largest value of its tensor."""
+    return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(got, expected, strict=True))
+
+
+def test_loss_and_gradients_of_a_step(folder: Path) -> None:
+    one = steps(folder / "shapes", folder / "one", "float32", 2, FLOAT32_STEPS)
+    two = torch.load(folder / "rank0.pt")["float32"]
+    torch.testing.assert_close(two["losses"], one["losses"], rtol=1e-6, atol=0)
+    assert relative_error(two["gradients"], one["gradients"]) <= 1e-6
+
+
+def test_weights_after_ten_steps(folder: Path) -> None:
+    one = steps(folder / "shapes", folder / "one", "float64", 2, FLOAT64_STEPS)
+    ranks = [torch.load(folder / f"rank{rank}.pt")["float64"] for rank in (0, 1)]
+    assert max(float((a - b).abs().max()) for a, b in zip(ranks[0]["weights"], one["weights"], strict=True)) <= 1e-9
+    assert all(torch.equal(a, b) for a, b in zip(ranks[0]["weights"], ranks[1]["weights"], strict=True))
+    assert ranks[0]["items"] == ranks[1]["items"] == one["items"] * 2
+
+
+def test_a_run_of_two_processes_is_one_run(folder: Path) -> None:
+    data = folder / "shapes"
+    files = sorted(path.name for path in (folder / "run").iterdir())
+    assert files == sorted(
+        ["config.yaml", "log.jsonl", "tensorboard", "checkpoints", "report.md", "loss.png", "model.safetensors"]
+    )
+    assert len((folder / "run" / "log.jsonl").read_text().splitlines()) == 4  # two steps, the mean and its one set
+    assert len(list((folder / "features").rglob("*.safetensors"))) == 4
+    state = torch.load(next((folder / "run" / "checkpoints").glob("*.pt")), weights_only=True)
+    assert len(state["rng"]) == 2
+    # One process with the double batch may go on: it is the same run.
+    options = ["loop.max_steps=2", "loop.batch_size=2", f"data.val=[{data}]", "data.views=1"]
+    resumed = open_run(make_config(data, folder / "run", *options))
+    assert resumed.trainer.step == 2

@@ -1,0 +1,69 @@
+"""One process without a launcher, devices, and what reaches the terminal."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+from hqsam.engine.distributed import (
+    World,
+    choose_device,
+    configure_logging,
+    gather_objects,
+    join_world,
+    sum_over_processes,
+    wait_for_all,
+)
+from hqsam.errors import ConfigError
+
+
+def test_one_process_needs_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    with join_world("cpu") as world:
+        assert (world.rank, world.size, world.is_main) == (0, 1, True)
+        assert gather_objects({"a": 1}, world) == [{"a": 1}]
+        wait_for_all(world)
+    assert not torch.distributed.is_initialized()
+
+
+def test_a_launcher_is_followed_and_left_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with join_world("cpu") as world:
+        assert torch.distributed.get_backend() == "gloo"
+        assert world == World(0, 1, torch.device("cpu"))
+    assert not torch.distributed.is_initialized()
+
+
+def test_sums_keep_shapes_and_values() -> None:
+    tensors = [torch.arange(6.0).view(2, 3), torch.tensor(7.0), torch.ones(4)]
+    summed = sum_over_processes(tensors, World())
+    assert all(torch.equal(a, b) for a, b in zip(summed, tensors, strict=True))
+    summed[0].zero_()
+    assert tensors[0].sum() == 15
+
+
+@pytest.mark.parametrize(("name", "text"), [("tpu", "device must be"), ("cuda:99", "cuda"), ("", "device must be")])
+def test_unusable_devices(name: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        choose_device(name)
+
+
+def test_auto_is_a_device_that_exists() -> None:
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_other_ranks_report_warnings_only(capsys: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    try:
+        configure_logging(World(rank=1, size=2))
+        accepts = root.handlers[0].filter
+        records = [logging.LogRecord("a", level, "", 0, "text", (), None) for level in (logging.INFO, logging.ERROR)]
+        assert [bool(accepts(record)) for record in records] == [False, True]
+        assert records[1].getMessage() == "[rank 1] text"
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
