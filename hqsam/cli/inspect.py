@@ -1,0 +1,62 @@
+"""`hqsam inspect`: what a checkpoint file is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hqsam.cli.options import JsonFlag
+
+if TYPE_CHECKING:
+    from hqsam.checkpoints import CheckpointInfo
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .pth, .pt or .safetensors file.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Say what a checkpoint holds: layout, variant, HQ head or not, tensors, number type, size.
+
+    \b
+    hqsam inspect sam_hq_vit_l.pth
+    """
+    from hqsam.checkpoints import inspect_checkpoint
+
+    info = inspect_checkpoint(file)
+    rows = describe(info)
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    typer.echo(f"{info.path}: {info.title}")
+    for name, value in rows.items():
+        if name != "path" and value not in (None, {}):
+            typer.echo(f"  {name.replace('_', ' '):<16}{_words(value)}")
+
+
+def describe(info: CheckpointInfo) -> dict[str, Any]:
+    """What is known about a checkpoint, ready for JSON."""
+    return {
+        "path": str(info.path),
+        "layout": info.layout,
+        "variant": info.variant,
+        "has_sam": info.has_sam,
+        "has_hq": info.has_hq,
+        "dtype": info.dtype,
+        "num_tensors": info.num_tensors,
+        "num_parameters": info.num_parameters,
+        "size_bytes": info.size_bytes,
+        "metadata": dict(info.metadata),
+    }
+
+
+def _words(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={text}" for key, text in value.items())
+    return str(value)
