@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from hqsam.data import FeatureStore, Sample, TrainingSet
-from hqsam.engine.distributed import World, wait_for_all
+from hqsam.engine.distributed import World, from_main, wait_for_all
 from hqsam.engine.schedule import Item
 from hqsam.engine.terminal import progress_bar, terminal
 from hqsam.engine.trainer import autocast
@@ -62,7 +62,9 @@ def encode_views(
     Returns:
         How many views this process encoded.
     """
-    missing = [item for item in items if not store.has(data.view_key(*item))]
+    # One process looks for all: the others would already miss in their lists what a faster one has just written, and the
+    # parts would no longer add up.
+    missing = from_main(lambda: [item for item in items if not store.has(data.view_key(*item))], world)
     mine = missing[world.rank :: world.size]
     logger.info("%d of %d views are kept already, %d to encode", len(items) - len(missing), len(items), len(missing))
     batches = [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
