@@ -49,7 +49,7 @@ def draw_overlay(
     boxes: Sequence[Sequence[float]],
     points: Sequence[tuple[float, float, int]],
 ) -> NDArray[np.uint8]:
-    """The picture under its masks and prompts, (H, W, 3) uint8 RGB: points green inside, red outside the object."""
+    """The picture under its masks and prompts, (H, W, 3) uint8 RGB; prompts green, points outside the object red."""
     import cv2
 
     from hqsam.visualize import draw_box, draw_mask
@@ -57,8 +57,8 @@ def draw_overlay(
     picture = pixels
     for index, mask in enumerate(masks):
         picture = draw_mask(picture, mask, COLORS[index % len(COLORS)])
-    for index, box in enumerate(boxes):
-        picture = draw_box(picture, box, COLORS[index % len(COLORS)])
+    for box in boxes:
+        picture = draw_box(picture, box, INSIDE)
     picture = picture.copy()
     radius = max(2, round(math.hypot(*picture.shape[:2]) / 160))
     for x, y, label in points:

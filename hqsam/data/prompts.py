@@ -110,9 +110,7 @@ def noisy_mask(mask: NDArray[np.uint8], rng: np.random.Generator, scale: str = "
     full = torch.from_numpy(mask)[None, None].to(torch.float32) / 255
     small = [max(side // 4, 1) for side in mask.shape]
     m = F.interpolate(full, small, mode="bilinear", align_corners=False)
-    coarse = F.interpolate(
-        m, [max(side // _RING_REDUCTION, 1) for side in small], mode="bilinear", align_corners=False
-    )
+    coarse = F.interpolate(m, [max(side // _RING_REDUCTION, 1) for side in small], mode="bilinear", align_corners=False)
     ring = (m - F.interpolate(coarse, small, mode="bilinear", align_corners=False)).abs() >= _RING_DIFFERENCE
     noise = torch.from_numpy(rng.standard_normal(small, dtype=np.float32))
     inside = (m + noise * ring > 0.5).to(torch.float32)

@@ -62,8 +62,8 @@ def encode_views(
     Returns:
         How many views this process encoded.
     """
-    # One process looks for all: the others would already miss in their lists what a faster one has just written, and the
-    # parts would no longer add up.
+    # One process looks for all: the others would already miss in their lists what a faster one has just written, and
+    # the parts would no longer add up.
     missing = from_main(lambda: [item for item in items if not store.has(data.view_key(*item))], world)
     mine = missing[world.rank :: world.size]
     logger.info("%d of %d views are kept already, %d to encode", len(items) - len(missing), len(items), len(missing))

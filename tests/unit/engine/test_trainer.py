@@ -1,0 +1,217 @@
+"""One step against the formulas, the recorder of numbers, and being asked to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from hqsam.data import Batch
+from hqsam.engine.config import load_config
+from hqsam.engine.distributed import World
+from hqsam.engine.schedule import StepPlan
+from hqsam.engine.signals import StopSignals
+from hqsam.engine.state import StateFolder
+from hqsam.engine.train_config import TrainConfig
+from hqsam.engine.trainer import NonFiniteLossError, StepRecorder, Trainer, _Pending, forward_loss, image_features
+from hqsam.losses import select_points
+from hqsam.models import Sam
+from hqsam.registry import create_model
+from hqsam.types import Prompts
+from tests.helpers import fill_parameters
+
+SIZE, POINTS = 128, 64
+
+
+def make_batch(count: int = 2, seed: int = 0) -> Batch:
+    """Noise with a rectangle prompted by its box; fixed loss points."""
+    rng = torch.Generator().manual_seed(seed)
+    masks = torch.zeros(count, 1, SIZE, SIZE, dtype=torch.uint8)
+    masks[:, :, 30:90, 20:100] = 255
+    boxes = torch.tensor([[20.0, 30.0, 99.0, 89.0]]).expand(count, 4)
+    return Batch(
+        keys=[f"image{k}" for k in range(count)],
+        sources=["noise"] * count,
+        images=torch.randint(0, 256, (count, 3, SIZE, SIZE), generator=rng, dtype=torch.uint8),
+        features=None,
+        input_hw=torch.full((count, 2), SIZE),
+        masks=masks,
+        prompts=Prompts.from_parts(boxes=boxes).with_image_index(torch.arange(count)),
+        loss_candidates=torch.rand(count, 3 * POINTS, 2, generator=rng),
+        loss_uniform=torch.rand(count, POINTS // 4, 2, generator=rng),
+    )
+
+
+@pytest.fixture
+def model() -> Sam:
+    model = create_model("hq_test_tiny", device="cpu", dtype=torch.float64)
+    fill_parameters(model)
+    return model
+
+
+def make_trainer(model: Sam, *overrides: str) -> Trainer:
+    required = ["output_dir=nowhere", "data.train=[x]", "model.name=hq_test_tiny"]
+    config = load_config(TrainConfig, None, [*required, *overrides])
+    plan = StepPlan(lambda epoch: range(8), 8, 2, 1, 1, epochs=12)
+    return Trainer(model, plan, config, World())
+
+
+def test_loss_and_gradients_are_the_published_formulas(model: Sam) -> None:
+    batch = make_batch()
+    logits = model.decode(image_features(model, batch), batch.prompts, candidates=(0, 1, 2, 3)).hq_logits
+    assert logits is not None
+    points = select_points(logits.detach(), batch.loss_candidates.double(), batch.loss_uniform.double())
+    grid = (2 * points - 1)[:, :, None]
+    p = F.grid_sample(logits, grid, align_corners=False)[:, 0, :, 0]
+    t = F.grid_sample(batch.masks.double() / 255, grid, align_corners=False)[:, 0, :, 0]
+    s = p.sigmoid()
+    bce = -(t * s.log() + (1 - t) * (1 - s).log()).mean(1)
+    dice = 1 - (2 * (s * t).sum(1) + 1) / (s.sum(1) + t.sum(1) + 1)
+    losses = forward_loss(model, batch)
+    torch.testing.assert_close(losses.bce, bce, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(losses.dice, dice, rtol=1e-9, atol=1e-12)
+
+    expected = torch.autograd.grad((bce + dice).mean(), list(model.hq_parameters()))
+    trainer = make_trainer(model)
+    totals = trainer.train_step([batch])
+    assert totals[2] == 2 and totals[3] == 0 and totals[5] == 1
+    for parameter, gradient in zip(trainer.parameters, expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-8, atol=1e-12)
+    torch.testing.assert_close(totals[4], torch.stack([g.norm() for g in expected]).norm(), rtol=1e-8, atol=0)
+
+
+def test_adam_moves_by_the_scheduled_rate(model: Sam) -> None:
+    """The first step of Adam is the rate times the sign of the gradient, where the gradient is not tiny."""
+    trainer = make_trainer(model, "optim.lr=0.01", "optim.warmup_steps=1")
+    before = [parameter.detach().clone() for parameter in trainer.parameters]
+    trainer.train_step([make_batch()])
+    for old, parameter in zip(before, trainer.parameters, strict=True):
+        assert parameter.grad is not None
+        clear = parameter.grad.abs() > 1e-4
+        torch.testing.assert_close((old - parameter)[clear], 0.005 * parameter.grad.sign()[clear], rtol=1e-3, atol=0)
+
+
+def test_clipping_limits_the_gradient_and_reports_it_unclipped(model: Sam) -> None:
+    trainer = make_trainer(model, "optim.clip=0.001")
+    totals = trainer.train_step([make_batch()])
+    assert totals[4] > 0.001
+    norm = torch.stack([p.grad.norm() for p in trainer.parameters if p.grad is not None]).norm()
+    torch.testing.assert_close(norm, torch.tensor(0.001, dtype=norm.dtype), rtol=1e-2, atol=0)
+
+
+def test_kept_features_replace_the_encoder(model: Sam) -> None:
+    batch = make_batch()
+    features = image_features(model, batch)
+    kept = replace(batch, images=None, features=features)
+    assert torch.equal(forward_loss(model, batch).bce, forward_loss(model, kept).bce)
+    assert not features.image_embedding.requires_grad
+    with pytest.raises(ValueError, match="images or encoder features"):
+        image_features(model, replace(batch, images=None))
+
+
+def test_padding_is_zero_where_the_image_ends(model: Sam) -> None:
+    """With the predictor's padding the grey of the canvas must not reach the encoder."""
+    batch = make_batch(1)
+    assert batch.images is not None
+    images = batch.images.clone()
+    images[:, :, 80:] = 255
+    cut = torch.tensor([[80, SIZE]])
+    one = image_features(model, replace(batch, input_hw=cut))
+    other = image_features(model, replace(batch, images=images, input_hw=cut))
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_plain_sam_cannot_be_trained() -> None:
+    with pytest.raises(ValueError, match="needs a model with an HQ head"):
+        make_trainer(create_model("sam_test_tiny", device="cpu"))
+
+
+def pending(step: int, totals: list[float]) -> _Pending:
+    return _Pending(step, torch.tensor(totals), [f"a{step}", f"b{step}"], 1e-3, 2, 0.5, 0.1)
+
+
+def test_recorder_settles_many_steps_at_once() -> None:
+    recorder = StepRecorder(World())
+    recorder.add(pending(1, [2.0, 1.0, 2.0, 0.0, 3.0, 1.0]))
+    recorder.add(pending(2, [4.0, 1.0, 4.0, 1.0, 3.0, 1.0]))
+    results, stop = recorder.settle()
+    assert stop and [(r.step, r.loss, r.bce, r.dice) for r in results] == [(1, 1.5, 1.0, 0.5), (2, 1.25, 1.0, 0.25)]
+    assert recorder.settle() == ([], False)
+
+
+@pytest.mark.parametrize(
+    ("totals", "text"),
+    [
+        ([float("nan"), 1.0, 2.0, 0.0, 1.0, 0.0], "samples: a2, b2"),
+        ([1.0, float("inf"), 2.0, 0.0, 1.0, 0.0], "samples: a2, b2"),
+        ([1.0, 1.0, 2.0, 0.0, float("nan"), 1.0], "the gradient is not"),
+    ],
+)
+def test_recorder_names_the_first_bad_step(totals: list[float], text: str) -> None:
+    recorder = StepRecorder(World())
+    recorder.add(pending(1, [1.0, 1.0, 2.0, 0.0, 1.0, 1.0]))
+    recorder.add(pending(2, totals))
+    recorder.add(pending(3, [float("nan")] * 6))
+    with pytest.raises(NonFiniteLossError, match=f"at step 2; .*{text}"):
+        recorder.settle()
+
+
+def test_signals_are_remembered_and_handlers_given_back() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with StopSignals() as signals:
+        assert not signals.received
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signals.received and signals.name == "SIGINT"
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_signals_outside_the_main_thread_are_left_alone() -> None:
+    seen: list[bool] = []
+
+    def work() -> None:
+        with StopSignals() as signals:
+            seen.append(signals.received)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [False]
+
+
+def test_a_failed_write_leaves_the_old_states(model: Sam, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer(model)
+    states = StateFolder(tmp_path, World(), trainer.config)
+    first = states.save(trainer)
+    content = first.read_bytes()
+
+    def full_disk(value: object, path: Path) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    trainer.step = 1
+    with pytest.raises(OSError, match="No space"):
+        states.save(trainer)
+    assert states.files() == [first] and first.read_bytes() == content
+    assert states.find("auto") == first and states.find("none") is None
+
+
+def test_leftovers_of_a_killed_process_are_removed(model: Sam, tmp_path: Path) -> None:
+    trainer = make_trainer(model, "loop.keep_last=2")
+    states = StateFolder(tmp_path, World(), trainer.config)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / ".step_0000009.pt.abc.tmp").write_bytes(b"half")
+    assert states.find("auto") is None
+    for step in (8, 9, 10, 100):
+        trainer.step = step
+        states.save(trainer)
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step_0000010.pt", "step_0000100.pt"]
