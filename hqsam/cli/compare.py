@@ -33,7 +33,7 @@ def compare(
     """Show what plain SAM and HQ-SAM answer to the same prompts.
 
     \b
-    hqsam compare data/samples/camera.png --box 230,217,406,511 --out runs/tripod.png
+    hqsam compare data/samples/camera.png --box 0,62,332,511 --out runs/compare.png
     """
     request = make_request(box, point)
     part = None if zoom is None else parse_box(zoom)
