@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
-import sys
 from pathlib import Path
 
 import pytest
@@ -45,10 +45,16 @@ def in_process(rank: int, port: int, data: Path, folder: Path) -> None:
         assert train(make_config(data, folder / "run", *options), world)
         with pytest.raises(CheckpointError, match="there is no file"):  # on both, though one looks
             open_run(make_config(data, folder / "run", *options, "resume=missing.pt"), world)
-    # Everything is checked and written. Native threads of gloo now and then abort an interpreter that takes its time to
-    # leave ("terminate called without an active exception", after the last line of Python).
-    sys.stdout.flush()
-    os._exit(0)
+    (folder / f"threads{rank}.txt").write_text(" ".join(thread_names()))
+
+
+def thread_names() -> list[str]:
+    """Names of this process's threads, Python's and others; none where the system does not tell."""
+    names = []
+    for path in Path("/proc/self/task").glob("*/comm"):
+        with contextlib.suppress(OSError):  # a thread may end meanwhile
+            names.append(path.read_text().strip())
+    return names
 
 
 def spawn(data: Path, folder: Path) -> None:
@@ -81,15 +87,24 @@ def test_loss_and_gradients_of_a_step(folder: Path) -> None:
     one = steps(folder / "shapes", folder / "one", "float32", 2, FLOAT32_STEPS, World())
     two = torch.load(folder / "rank0.pt")["float32"]
     torch.testing.assert_close(two["losses"], one["losses"], rtol=1e-6, atol=0)
-    assert relative_error(two["gradients"], one["gradients"]) <= 1e-6
+    # All tensors together: rounding alone, which depends on the CPU's kernels, is 1e-6 of the smallest of them. Tensor
+    # by tensor they are compared in float64 below.
+    whole = [[torch.cat([g.flatten() for g in row["gradients"]])] for row in (two, one)]
+    assert relative_error(*whole) <= 1e-6
 
 
 def test_weights_after_ten_steps(folder: Path) -> None:
     one = steps(folder / "shapes", folder / "one", "float64", 2, FLOAT64_STEPS, World())
     ranks = [torch.load(folder / f"rank{rank}.pt")["float64"] for rank in (0, 1)]
+    assert relative_error(ranks[0]["gradients"], one["gradients"]) <= 1e-9
     assert max(float((a - b).abs().max()) for a, b in zip(ranks[0]["weights"], one["weights"], strict=True)) <= 1e-9
     assert all(torch.equal(a, b) for a, b in zip(ranks[0]["weights"], ranks[1]["weights"], strict=True))
     assert ranks[0]["items"] == ranks[1]["items"] == one["items"] * 2
+
+
+def test_no_thread_of_the_group_is_left(folder: Path) -> None:
+    """One that outlives the interpreter can abort a process that is done."""
+    assert "gloo" not in "".join((folder / f"threads{rank}.txt").read_text() for rank in (0, 1))
 
 
 def test_a_run_of_two_processes_is_one_run(folder: Path) -> None:
