@@ -23,8 +23,11 @@ if TYPE_CHECKING:
         sam_model_registry_baseline,
     )
     from hqsam.errors import CheckpointError, ConfigError, DataError, HqsamError
+    from hqsam.features import PredictorFeatures
     from hqsam.predictor import SamPredictor
+    from hqsam.prompts import Prompt
     from hqsam.registry import create_model, list_models, model_spec
+    from hqsam.segmentation import Segmentation
 
 __version__ = "0.1.0"
 
@@ -33,7 +36,10 @@ __all__ = [
     "ConfigError",
     "DataError",
     "HqsamError",
+    "PredictorFeatures",
+    "Prompt",
     "SamPredictor",
+    "Segmentation",
     "__version__",
     "build_sam",
     "build_sam_vit_b",
@@ -55,7 +61,10 @@ __all__ = [
 _HOMES = {
     "hqsam.checkpoints": ("convert_checkpoint", "inspect_checkpoint", "load_checkpoint", "save_checkpoint"),
     "hqsam.errors": ("CheckpointError", "ConfigError", "DataError", "HqsamError"),
+    "hqsam.features": ("PredictorFeatures",),
     "hqsam.predictor": ("SamPredictor",),
+    "hqsam.prompts": ("Prompt",),
+    "hqsam.segmentation": ("Segmentation",),
     "hqsam.registry": ("create_model", "list_models", "model_spec"),
 }
 

@@ -18,6 +18,11 @@ Fusion = Literal["sum", "hq", "sam"]
 
 FUSIONS: tuple[Fusion, ...] = ("sum", "hq", "sam")
 
+Candidates = Literal["best", "all"]
+"""Of SAM's three masks of an ambiguous prompt: the best-scored one fused with HQ's, or each of them."""
+
+CANDIDATES: tuple[Candidates, ...] = ("best", "all")
+
 NEGATIVE, POSITIVE, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT = 0, 1, 2, 3
 NOT_A_POINT = -1
 """SAM's own padding token: exactly one, only when points come without a box."""
@@ -53,6 +58,8 @@ class Prompts:
         image_index: (N,) int64, the image that each prompt belongs to; None when all belong to image 0.
         padded: whether `kinds` may hold batch padding. False lets the decoder skip masking without looking at the
             values, which on a GPU would wait for the device.
+        tokens: (N, E, C) ready-made sparse tokens, for instance of a text; they follow the points and corners.
+        has_tokens: (N, E) bool, False where `tokens` holds filler; None when every one counts.
     """
 
     coords: Tensor
@@ -61,6 +68,8 @@ class Prompts:
     has_mask: Tensor | None = None
     image_index: Tensor | None = None
     padded: bool = True
+    tokens: Tensor | None = None
+    has_tokens: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.coords.ndim != 3 or self.coords.shape[-1] != 2:
@@ -69,12 +78,14 @@ class Prompts:
             raise ValueError(
                 f"prompt kinds must have shape {tuple(self.coords.shape[:2])}, got {tuple(self.kinds.shape)}"
             )
-        for name in ("masks", "has_mask", "image_index"):
+        for name in ("masks", "has_mask", "image_index", "tokens", "has_tokens"):
             value = getattr(self, name)
             if value is not None and len(value) != len(self.coords):
                 raise ValueError(f"{name} must have one row for each of {len(self.coords)} prompts, got {len(value)}")
         if self.masks is not None and (self.masks.ndim != 4 or self.masks.shape[1] != 1):
             raise ValueError(f"mask prompts must have shape (N, 1, h, w), got {tuple(self.masks.shape)}")
+        if self.tokens is not None and self.tokens.ndim != 3:
+            raise ValueError(f"sparse tokens must have shape (N, E, C), got {tuple(self.tokens.shape)}")
 
     def __len__(self) -> int:
         return len(self.coords)
@@ -142,11 +153,26 @@ class Prompts:
         index = None
         if any(part.image_index is not None for part in parts):
             index = torch.cat([kinds.new_zeros(len(p)) if p.image_index is None else p.image_index for p in parts])
+        masks = has_mask = None
         shape = next((part.masks.shape[1:] for part in parts if part.masks is not None), None)
-        if shape is None:
-            return cls(coords, kinds, None, None, index, padded)
-        masks = torch.cat([p.coords.new_zeros((len(p), *shape)) if p.masks is None else p.masks for p in parts])
-        return cls(coords, kinds, masks, torch.cat([part.mask_flags() for part in parts]), index, padded)
+        if shape is not None:
+            masks = torch.cat([p.coords.new_zeros((len(p), *shape)) if p.masks is None else p.masks for p in parts])
+            has_mask = torch.cat([part.mask_flags() for part in parts])
+        return cls(coords, kinds, masks, has_mask, index, padded, *_cat_tokens(parts))
+
+    def with_tokens(self, tokens: Tensor) -> Prompts:
+        """The same prompts with ready-made sparse tokens (N, E, C), instead of those that they had."""
+        return replace(self, tokens=tokens, has_tokens=None)
+
+    def token_flags(self) -> Tensor | None:
+        """(N, K + E) bool: which tokens count; None when all do."""
+        if not self.padded and self.has_tokens is None:
+            return None
+        keep = self.kinds != PAD
+        if self.tokens is None:
+            return keep
+        extra = keep.new_ones(self.tokens.shape[:2]) if self.has_tokens is None else self.has_tokens
+        return torch.cat([keep, extra], dim=1)
 
     def mask_flags(self) -> Tensor:
         """(N,) bool: which prompts carry a mask."""
@@ -156,13 +182,19 @@ class Prompts:
 
     def __getitem__(self, rows: slice) -> Prompts:
         """Select prompts by a slice; views, no copies."""
+
+        def of(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[rows]
+
         return Prompts(
             self.coords[rows],
             self.kinds[rows],
-            None if self.masks is None else self.masks[rows],
-            None if self.has_mask is None else self.has_mask[rows],
-            None if self.image_index is None else self.image_index[rows],
+            of(self.masks),
+            of(self.has_mask),
+            of(self.image_index),
             self.padded,
+            of(self.tokens),
+            of(self.has_tokens),
         )
 
     def with_image_index(self, image_index: Tensor) -> Prompts:
@@ -182,7 +214,24 @@ class Prompts:
             masks=move(self.masks),
             has_mask=move(self.has_mask),
             image_index=move(self.image_index),
+            tokens=move(self.tokens),
+            has_tokens=move(self.has_tokens),
         )
+
+
+def _cat_tokens(parts: Sequence[Prompts]) -> tuple[Tensor | None, Tensor | None]:
+    """Join ready-made tokens; rows that have fewer are filled, and the filler marked."""
+    given = [part.tokens for part in parts if part.tokens is not None]
+    if not given:
+        return None, None
+    width, dim = max(tokens.shape[1] for tokens in given), given[0].shape[2]
+    tokens, flags = [], []
+    for part in parts:
+        own = given[0].new_zeros((len(part), 0, dim)) if part.tokens is None else part.tokens
+        counts = part.kinds.new_ones(own.shape[:2], dtype=torch.bool) if part.has_tokens is None else part.has_tokens
+        tokens.append(_widen(own, width, 0.0))
+        flags.append(_widen(counts, width, False))
+    return torch.cat(tokens), torch.cat(flags)
 
 
 def _widen(tokens: Tensor, width: int, value: float) -> Tensor:

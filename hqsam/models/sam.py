@@ -16,7 +16,8 @@ from hqsam.models.hq_decoder import HQMaskDecoder
 from hqsam.models.mask_decoder import DecoderInput, MaskDecoder
 from hqsam.models.prompt_encoder import PromptEncoder
 from hqsam.models.selection import ALL_CANDIDATES, MULTIMASK_CANDIDATES, SINGLE_CANDIDATE, select_masks
-from hqsam.types import PAD, DecoderOutput, ImageFeatures, Prompts
+from hqsam.postprocess import upscale_logits
+from hqsam.types import FUSIONS, DecoderOutput, Fusion, ImageFeatures, Prompts
 
 HeadState = Literal["random", "untrained", "trained"]
 
@@ -32,6 +33,8 @@ class Sam(nn.Module):
     Attributes:
         head_state: "random" after building; "untrained" once a file filled SAM's part and not the head; "trained"
             once a head was loaded or trained. Prediction with an untrained head is refused by the predictor.
+        default_fusion: what is returned where a caller asks for nothing else; None is "sum" with an HQ head, "sam"
+            without. `create_model` sets it from what a weights file recommends.
     """
 
     mask_threshold: float = 0.0
@@ -52,6 +55,7 @@ class Sam(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1), persistent=False)
         self.head_state: HeadState = "random"
+        self.default_fusion: Fusion | None = None
         if self.has_hq:
             self.requires_grad_(False)
             for parameter in self.hq_parameters():
@@ -81,6 +85,31 @@ class Sam(nn.Module):
         """The parameters that HQ training changes; none in a plain SAM."""
         if isinstance(self.mask_decoder, HQMaskDecoder):
             yield from self.mask_decoder.head.parameters()
+
+    def resolve_fusion(self, fusion: Fusion | None = None, hq_token_only: bool = False) -> Fusion:
+        """What this model returns for what a caller asked.
+
+        Args:
+            fusion: the caller's choice, None for the model's default.
+            hq_token_only: the published name of `fusion="hq"`.
+
+        Raises:
+            ValueError: unknown, contradictory, or more than the model can do: no HQ head, or an untrained one.
+        """
+        if fusion is not None and fusion not in FUSIONS:
+            raise ValueError(f"fusion must be one of {FUSIONS}, got {fusion!r}")
+        if hq_token_only and fusion not in (None, "hq"):
+            raise ValueError(f"hq_token_only=True is fusion='hq', but fusion={fusion!r} was given too")
+        default: Fusion = (self.default_fusion or "sum") if self.has_hq else "sam"
+        chosen: Fusion = "hq" if hq_token_only else (fusion or default)
+        if chosen != "sam" and not self.has_hq:
+            raise ValueError(f"fusion={chosen!r} needs an HQ head, and this model is plain SAM")
+        if chosen != "sam" and self.head_state == "untrained":
+            raise ValueError(
+                "the HQ head of this model is untrained: load a checkpoint that holds one, train it, "
+                'or ask for plain SAM with fusion="sam"'
+            )
+        return chosen
 
     def train(self, mode: bool = True) -> Sam:
         """Switch the head's mode; in an HQ model the frozen part stays in eval mode."""
@@ -190,12 +219,15 @@ class Sam(nn.Module):
         image_feature: Tensor | None,
         image_pe: Tensor,
     ) -> DecoderOutput:
+        tokens = self.prompt_encoder.embed_tokens(prompts.coords, prompts.kinds)
+        if prompts.tokens is not None:
+            tokens = torch.cat([tokens, prompts.tokens.to(tokens.dtype)], dim=1)
         inputs = DecoderInput(
             features.image_embedding,
             image_pe,
-            self.prompt_encoder.embed_tokens(prompts.coords, prompts.kinds),
+            tokens,
             self.prompt_encoder.embed_dense(prompts),
-            prompts.kinds != PAD if prompts.padded else None,
+            prompts.token_flags(),
             prompts.image_index if len(features.image_embedding) > 1 else None,
         )
         if isinstance(self.mask_decoder, HQMaskDecoder):
@@ -256,7 +288,4 @@ class Sam(nn.Module):
         Returns:
             (N, C, H, W) logits.
         """
-        size = (self.image_size, self.image_size)
-        masks = F.interpolate(masks, size, mode="bilinear", align_corners=False)
-        masks = masks[..., : input_size[0], : input_size[1]]
-        return F.interpolate(masks, tuple(original_size), mode="bilinear", align_corners=False)
+        return upscale_logits(masks, input_size, original_size, self.image_size)

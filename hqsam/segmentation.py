@@ -1,0 +1,157 @@
+"""Many images, with different numbers and kinds of prompts each, in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hqsam.geometry import ResizeLongestSide
+from hqsam.images import as_rgb_uint8
+from hqsam.models import Sam, select_masks
+from hqsam.models.selection import MULTIMASK_CANDIDATES, SINGLE_CANDIDATE
+from hqsam.postprocess import full_size_masks
+from hqsam.prompts import Prompt, PromptFrame, as_prompts
+from hqsam.types import Candidates, Fusion, ImageFeatures, Prompts
+
+GPU_BATCH = 8
+"""Images encoded together on a GPU; on a CPU one at a time is as fast and smaller."""
+
+
+class Segmentation(NamedTuple):
+    """The answer to N prompts of one image; C masks a prompt."""
+
+    masks: NDArray[Any]  # (N, C, H, W) bool, or float32 logits
+    scores: NDArray[np.float32]  # (N, C), SAM's predicted IoU
+    logits: NDArray[np.float32]  # (N, C, 4h, 4w), to be fed back as mask prompts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """Which masks are wanted, and in what form; see `SamPredictor.predict`."""
+
+    multimask: bool
+    return_logits: bool
+    fusion: Fusion
+    candidates: Candidates
+
+    @property
+    def candidate_numbers(self) -> tuple[int, ...]:
+        """SAM's masks that have to be computed."""
+        return MULTIMASK_CANDIDATES if self.multimask else SINGLE_CANDIDATE
+
+    @property
+    def masks_per_prompt(self) -> int:
+        """C, the masks that each prompt gets."""
+        several = self.fusion == "sam" or (self.fusion == "sum" and self.candidates == "all")
+        return len(self.candidate_numbers) if several else 1
+
+
+@torch.no_grad()
+def answer_prompts(
+    model: Sam, features: ImageFeatures, prompts: Prompts, answer: Answer, hq_features: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Decode and select.
+
+    Args:
+        model: the model.
+        features: encoder outputs of B images.
+        prompts: N prompts in the model's frame, on any device.
+        answer: which masks are wanted.
+        hq_features: `model.hq_features(features)` if the caller kept it.
+
+    Returns:
+        float32 logits (N, C, 4h, 4w) and scores (N, C).
+    """
+    output = model.decode(
+        features,
+        prompts.to(model.device),
+        candidates=answer.candidate_numbers,
+        use_hq=answer.fusion != "sam",
+        hq_features=hq_features,
+    )
+    logits, scores = select_masks(
+        output, multimask=answer.multimask, fusion=answer.fusion, candidates=answer.candidates
+    )
+    return logits.float(), scores.float()
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One image with prompts, checked."""
+
+    place: int
+    pixels: Tensor  # (3, h, w) uint8, resized
+    original_hw: tuple[int, int]
+    prompts: Prompts
+
+
+@torch.no_grad()
+def segment_images(
+    model: Sam,
+    images: Sequence[NDArray[np.uint8]],
+    prompts: Sequence[Prompt | Iterable[Prompt]],
+    answer: Answer,
+    *,
+    image_format: str = "RGB",
+    batch_size: int | None = None,
+) -> list[Segmentation]:
+    """Segment many images; `SamPredictor.segment` describes it."""
+    if len(images) != len(prompts):
+        raise ValueError(f"each image needs its prompts: got {len(images)} images and {len(prompts)} prompt lists")
+    if batch_size is None:
+        batch_size = 1 if model.device.type == "cpu" else GPU_BATCH
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    results: list[Segmentation] = []
+    for start in range(0, len(images), batch_size):
+        places = range(start, min(start + batch_size, len(images)))
+        jobs = [_prepare(model, place, images[place], prompts[place], image_format) for place in places]
+        answered = dict(_segment_batch(model, [job for job in jobs if len(job.prompts)], answer))
+        results += [answered.get(job.place) or _nothing(model, job, answer) for job in jobs]
+    return results
+
+
+def _prepare(
+    model: Sam, place: int, image: NDArray[np.uint8], prompts: Prompt | Iterable[Prompt], image_format: str
+) -> _Job:
+    try:
+        rgb = as_rgb_uint8(image, image_format)
+        frame = PromptFrame.of(model, rgb.shape[:2])
+        parts = [frame.checked(prompt) for prompt in as_prompts(prompts)]
+    except ValueError as error:
+        raise ValueError(f"image {place}: {error}") from error
+    resized = torch.from_numpy(ResizeLongestSide(model.image_size).apply_image(rgb)).permute(2, 0, 1)
+    none = Prompts(torch.zeros(0, 0, 2), torch.zeros(0, 0, dtype=torch.int64))
+    return _Job(place, resized, (rgb.shape[0], rgb.shape[1]), Prompts.cat(parts) if parts else none)
+
+
+def _segment_batch(model: Sam, jobs: Sequence[_Job], answer: Answer) -> Iterator[tuple[int, Segmentation]]:
+    if not jobs:
+        return
+    pictures = torch.stack([model.preprocess(job.pixels.to(model.device)) for job in jobs])
+    features: ImageFeatures = model.image_encoder(pictures)
+    counts = [len(job.prompts) for job in jobs]
+    index = torch.arange(len(jobs)).repeat_interleave(torch.tensor(counts))
+    joined = Prompts.cat([job.prompts for job in jobs]).with_image_index(index)
+    logits, scores = answer_prompts(model, features, joined, answer)
+    threshold = None if answer.return_logits else model.mask_threshold
+    for job, low, score in zip(jobs, logits.split(counts), scores.split(counts), strict=True):
+        input_hw = tuple(job.pixels.shape[1:])
+        masks = full_size_masks(low, input_hw, job.original_hw, model.image_size, threshold=threshold)
+        yield job.place, Segmentation(masks.cpu().numpy(), score.cpu().numpy(), low.cpu().numpy())
+
+
+def _nothing(model: Sam, job: _Job, answer: Answer) -> Segmentation:
+    lead = (0, answer.masks_per_prompt)
+    kind = np.float32 if answer.return_logits else np.bool_
+    return Segmentation(
+        np.zeros((*lead, *job.original_hw), kind),
+        np.zeros(lead, np.float32),
+        np.zeros((*lead, *model.prompt_encoder.mask_input_size), np.float32),
+    )

@@ -1,0 +1,189 @@
+"""Many images with ragged prompts, all candidates, the recommended fusion, number types."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from hqsam import Prompt, SamPredictor
+from hqsam.registry import build_model, model_spec
+from tests.helpers import fill_parameters
+
+BOX = [10.0, 12.0, 40.0, 40.0]
+
+
+def make_predictor(name="hq_test_vit"):
+    return SamPredictor(fill_parameters(build_model(model_spec(name))).eval())
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    return make_predictor()
+
+
+@pytest.fixture(scope="module")
+def images():
+    generator = np.random.default_rng(0)
+    sizes = [(48, 80), (64, 64), (100, 50), (31, 47)]
+    return [generator.integers(0, 256, (*sizes[i % 4], 3), dtype=np.uint8) for i in range(16)]
+
+
+def ragged(images):
+    """Up to six prompts an image, of every kind; none for some."""
+    generator = np.random.default_rng(1)
+    everything = []
+    for number, image in enumerate(images):
+        height, width = image.shape[:2]
+        asked = []
+        for kind in range(number % 7):
+            points, labels = generator.uniform(0, 30, (1 + kind, 2)), generator.integers(0, 2, 1 + kind)
+            mask = generator.random((height, width)) < 0.5
+            asked.append(
+                [
+                    Prompt(box=BOX),
+                    Prompt(points, labels),
+                    Prompt(points, labels, BOX),
+                    Prompt(mask=mask),
+                    Prompt(points, labels, mask=mask),
+                    Prompt(box=BOX, mask=mask),
+                ][kind]
+            )
+        everything.append(asked)
+    return everything
+
+
+@pytest.mark.parametrize("name", ["hq_test_vit", "hq_test_tiny", "sam_test_vit"])
+@pytest.mark.parametrize("batch_size", [None, 5])
+def test_sixteen_images_equal_one_by_one(name, batch_size, images):
+    predictor = make_predictor(name)
+    prompts = ragged(images)
+    together = predictor.segment(images, prompts, return_logits=True, batch_size=batch_size)
+    assert not predictor.is_image_set and len(together) == 16
+    for image, asked, result in zip(images, prompts, together, strict=True):
+        assert len(result.masks) == len(result.scores) == len(result.logits) == len(asked)
+        predictor.set_image(image)
+        for row, prompt in enumerate(asked):
+            alone = predictor.predict(prompt.points, prompt.labels, prompt.box, prompt.mask, return_logits=True)
+            for a, b in zip(result, alone, strict=True):
+                assert np.allclose(a[row], b, atol=2e-4)
+
+
+def test_no_prompts_and_no_images(predictor, images):
+    assert predictor.segment([], []) == []
+    for options, count in (({}, 1), ({"fusion": "sam"}, 3), ({"candidates": "all"}, 3), ({"fusion": "hq"}, 1)):
+        empty, one = predictor.segment(images[:2], [[], Prompt(box=BOX)], **options)
+        assert empty.masks.shape == (0, count, 48, 80) and empty.masks.dtype == np.bool_
+        assert empty.scores.shape == (0, count) and empty.logits.shape == (0, count, 32, 32)
+        assert one.masks.shape == (1, count, 64, 64)
+
+
+def test_errors_name_the_image(predictor, images):
+    with pytest.raises(ValueError, match="2 images and 1 prompt lists"):
+        predictor.segment(images[:2], [Prompt(box=BOX)])
+    with pytest.raises(ValueError, match=r"image 1: box .* inverted"):
+        predictor.segment(images[:2], [Prompt(box=BOX), Prompt(box=[30, 30, 1, 1])])
+    with pytest.raises(ValueError, match="image 0: the image must be uint8"):
+        predictor.segment([images[0].astype(float)], [Prompt(box=BOX)])
+    with pytest.raises(ValueError, match="at least 1"):
+        predictor.segment(images[:1], [Prompt(box=BOX)], batch_size=0)
+
+
+def test_all_candidates_are_sams_with_hq(predictor, images):
+    predictor.set_image(images[0])
+    masks, scores, logits = predictor.predict(box=BOX, candidates="all")
+    assert masks.shape == (3, 48, 80) and scores.shape == (3,) and logits.shape == (3, 32, 32)
+    best, score, best_logits = predictor.predict(box=BOX)
+    row = int(scores.argmax())
+    assert np.array_equal(masks[row], best[0]) and scores[row] == score[0]
+    assert np.array_equal(logits[row], best_logits[0])
+    hq = predictor.predict(box=BOX, fusion="hq", candidates="all")[2]
+    single = predictor.predict(box=BOX, multimask_output=False, candidates="all")[0]
+    assert hq.shape == (1, 32, 32) and single.shape == (1, 48, 80)
+    output = predictor.model.decode(predictor.get_features().image_features, _in_frame(predictor), candidates=(1, 2, 3))
+    assert np.allclose(logits, (output.sam_logits + output.hq_logits)[0].detach().numpy(), atol=1e-4)
+    assert predictor.predict(box=[BOX, BOX], candidates="all")[0].shape == (2, 3, 48, 80)
+    with pytest.raises(ValueError, match="candidates must be one of"):
+        predictor.predict(box=BOX, candidates="three")
+
+
+def _in_frame(predictor):
+    from hqsam.prompts import PromptFrame
+
+    return PromptFrame.of(predictor.model, predictor.original_size).checked(Prompt(box=BOX))
+
+
+@pytest.mark.parametrize("fusion", ["sam", "hq", "sum"])
+def test_a_recommended_fusion_is_the_default(images, fusion):
+    predictor = make_predictor()
+    predictor.set_image(images[0])
+    expected = predictor.predict(box=BOX, fusion=fusion)[2]
+    predictor.model.default_fusion = fusion
+    assert np.array_equal(predictor.predict(box=BOX)[2], expected)
+    assert np.array_equal(predictor.predict(box=BOX, fusion=fusion)[2], expected)
+    hq = predictor.predict(box=BOX, hq_token_only=True)[2]
+    assert np.array_equal(hq, predictor.predict(box=BOX, fusion="hq")[2])
+    plain = make_predictor("sam_test_vit").model
+    plain.default_fusion = fusion
+    assert plain.resolve_fusion() == "sam"
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float16", "autocast"])
+def test_number_types_of_the_results(images, kind):
+    predictor = make_predictor()
+    predictor.set_image(images[0])
+    reference = predictor.predict(box=BOX, return_logits=True)
+    if kind != "autocast":
+        predictor.model.to(getattr(torch, kind))
+    with torch.autocast("cpu", torch.bfloat16) if kind == "autocast" else nullcontext():
+        predictor.set_image(images[0])
+        masks, scores, logits = predictor.predict(box=BOX)
+        values = predictor.predict(box=BOX, return_logits=True)
+        many = predictor.segment(images[:2], [Prompt(box=BOX)] * 2)
+    assert masks.dtype == np.bool_ and scores.dtype == logits.dtype == np.float32
+    assert values[0].dtype == np.float32 and many[1].scores.dtype == np.float32
+    scale = np.abs(reference[0]).max()
+    assert np.abs(values[0] - reference[0]).max() <= 0.1 * scale and np.abs(scores - reference[1]).max() <= 0.1
+
+
+class NoFloat64(TorchDispatchMode):
+    """Stands in for devices without float64: none may be made, whatever the input's number type."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for value in torch.utils._pytree.tree_leaves((args, result)):
+            assert not (isinstance(value, torch.Tensor) and value.dtype == torch.float64), func
+        return result
+
+
+def test_no_float64_on_the_device(predictor, images):
+    mask = np.ones((48, 80), bool)
+    with NoFloat64():
+        predictor.set_image(images[0])
+        predictor.predict(np.array([[3.0, 4.0]]), np.array([1]), np.array(BOX), mask)
+        predictor.predict(box=[BOX, BOX], mask_input=np.zeros((2, 1, 32, 32)), candidates="all")
+        predictor.load_features(predictor.get_features())
+        predictor.segment(images[:2], [[Prompt(box=BOX)], [Prompt([[1, 2]], [0])]])
+
+
+def test_ready_made_tokens(predictor, images):
+    """Sparse tokens of another origin join the prompt's own; filler changes nothing."""
+    from hqsam.types import Prompts
+
+    predictor.set_image(images[0])
+    features = predictor.get_features().image_features
+    prompts = _in_frame(predictor)
+    tokens = torch.randn(1, 2, 256, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        without, with_tokens, filled = (
+            predictor.model.decode(features, p).sam_logits
+            for p in (prompts, prompts.with_tokens(tokens), Prompts.cat([prompts, prompts.with_tokens(tokens)]))
+        )
+    assert not torch.allclose(without, with_tokens, atol=1e-3)
+    assert torch.allclose(filled[0], without[0], atol=1e-4) and torch.allclose(filled[1], with_tokens[0], atol=1e-4)
+    for wrong in (torch.zeros(1, 256), torch.zeros(2, 1, 256)):
+        with pytest.raises(ValueError, match="tokens"):
+            prompts.with_tokens(wrong)
