@@ -15,7 +15,7 @@ from hqsam.geometry import ResizeLongestSide, resized_hw
 from hqsam.models import Sam
 from hqsam.types import Prompts
 
-MASK_LOGIT = 8.0
+MASK_LOGIT = 16.0
 """Logit of a pixel that a mask prompt is sure of; chosen on the reserved part of the training photographs."""
 
 
