@@ -1,4 +1,4 @@
-"""Print exact versions of everything that `hqsam[dev,parity]` needs in this environment, for requirements/lock.txt."""
+"""Print exact versions of everything that `ROOT` needs in this environment, for requirements/lock.txt."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from importlib.metadata import distribution
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+ROOT = "hqsam[dev,parity,text]"
 
 
 def closure(root: str) -> dict[str, str]:
@@ -33,10 +35,10 @@ def closure(root: str) -> dict[str, str]:
 
 if __name__ == "__main__":
     lines = [
-        "# Exact versions for Python {}.{}: a constraints file for hqsam[dev,parity], written by `make lock`.".format(
-            *sys.version_info
+        "# Exact versions for Python {}.{}: a constraints file for {}, written by `make lock`.".format(
+            *sys.version_info[:2], ROOT
         ),
         "# opencv-python and opencv-python-headless (for albumentations) hold the same modules: versions must agree",
-        *(f"{name}=={version}" for name, version in sorted(closure("hqsam[dev,parity]").items())),
+        *(f"{name}=={version}" for name, version in sorted(closure(ROOT).items())),
     ]
     sys.stdout.write("\n".join(lines) + "\n")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -23,6 +23,15 @@ from hqsam.cli.options import (
     parse_point,
 )
 from hqsam.cli.results import draw_overlay, make_record, write_results
+from hqsam.cli.text_prompts import (
+    Detector,
+    Projection,
+    TextFinder,
+    TextRequest,
+    Texts,
+    Threshold,
+    make_text_request,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,18 +83,24 @@ def predict(
     multimask: Multimask = None,
     device: Device = "auto",
     as_json: JsonFlag = False,
+    text: Texts = None,
+    detector: Detector = None,
+    text_threshold: Threshold = None,
+    text_projection: Projection = None,
 ) -> None:
-    """Segment objects in a photograph from boxes or points.
+    """Segment objects in a photograph from boxes, points or text.
 
-    Several boxes give several masks. All points belong to one object; beside a box they correct it.
+    Several boxes give several masks. All points belong to one object; beside a box or a text they correct it.
 
     \b
     hqsam predict data/samples/rocket.jpg --box 311,127,333,406
     hqsam predict data/samples/camera.png --point 293,280 --point 347,400 --point 256,430 --out runs/tripod
+    hqsam predict data/samples/camera.png --text "a man" --text "a tripod"
 
-    Writes NAME_mask.png (NAME_mask_0.png, ... for several boxes), NAME_overlay.png and NAME.json.
+    Writes NAME_mask.png (NAME_mask_0.png, ... for several masks), NAME_overlay.png and NAME.json.
     """
-    request = make_request(box, point, multimask)
+    wanted = make_text_request(text, detector, text_threshold, text_projection)
+    request = make_request(box, point, multimask, wanted)
     from hqsam.images import read_image
     from hqsam.predictor import SamPredictor
     from hqsam.registry import create_model
@@ -94,46 +109,70 @@ def predict(
     pixels = read_image(image)
     with _timed(timings, "load_model"):
         network = create_model(model, checkpoint, device=device_exists(device))
+        finder = None if wanted is None else TextFinder(wanted, model, str(network.device))
     predictor = SamPredictor(network)
     with _timed(timings, "encode"):
         predictor.set_image(pixels)
         # reading a value back waits for the device, whichever it is
         predictor.get_image_embedding().flatten()[0].item()
     with _timed(timings, "decode"):
-        masks, scores = predict_objects(predictor, request, fusion)
+        if finder is None:
+            masks, scores = predict_objects(predictor, request, fusion)
+        else:
+            found = finder.segment(predictor, pixels, request.points, multimask=request.multimask, fusion=fusion)
+            masks, scores = found.masks, found.scores
     record = make_record(image, model, masks, scores, timings)
-    overlay = draw_overlay(pixels, masks, request.boxes, request.points)
+    boxes, notes = (request.boxes, []) if finder is None else finder.describe(record, found)
+    overlay = draw_overlay(pixels, masks, boxes, request.points)
     paths = write_results(out, image.stem, masks, overlay, record)
     if as_json:
         typer.echo(json.dumps(record))
         return
-    for index, entry in enumerate(record["masks"]):
-        x, y, width, height = entry["bbox"]
-        typer.echo(
-            f"mask {index}: {entry['area']} pixels within {width} x {height} at ({x}, {y}), score {entry['score']:.3f}"
-        )
+    for line in [*describe_masks(record), *notes]:
+        typer.echo(line)
     typer.echo(f"encode {timings['encode']:.0f} ms, decode {timings['decode']:.0f} ms on {network.device}")
     typer.echo("wrote " + ", ".join(str(path) for path in paths))
 
 
-def make_request(boxes: list[str] | None, points: list[str] | None, multimask: bool | None = None) -> Request:
+def describe_masks(record: dict[str, Any]) -> Iterator[str]:
+    """One line for each mask of a record."""
+    for index, entry in enumerate(record["masks"]):
+        x, y, width, height = entry["bbox"]
+        what = f"mask {index}"
+        if "text" in entry:
+            what += f" ({entry['text']!r}"
+            what += f", detector {entry['detector_score']:.3f})" if "detector_score" in entry else ")"
+        yield f"{what}: {entry['area']} pixels within {width} x {height} at ({x}, {y}), score {entry['score']:.3f}"
+
+
+def make_request(
+    boxes: list[str] | None,
+    points: list[str] | None,
+    multimask: bool | None = None,
+    text: TextRequest | None = None,
+) -> Request:
     """Prompts from the command line.
 
     Args:
         boxes: texts of --box.
         points: texts of --point.
         multimask: let SAM choose among three masks; None: for one point alone, which is ambiguous.
+        text: what --text asks for.
 
     Raises:
-        ValueError: no prompt, not numbers, or points beside several boxes.
+        ValueError: no prompt, not numbers, boxes beside text, or points beside several boxes or texts.
     """
     request = Request(
         boxes=[parse_box(text) for text in boxes or []],
         points=[parse_point(text) for text in points or []],
-        multimask=(not boxes and len(points or []) == 1) if multimask is None else multimask,
+        multimask=(not boxes and len(points or []) == 1 and text is None) if multimask is None else multimask,
     )
-    if not request.boxes and not request.points:
-        raise ValueError("no prompt given: pass --box x0,y0,x1,y1 or --point x,y[,label]")
+    if text is not None and request.boxes:
+        raise ValueError("--text finds objects by itself: leave --box out, or correct the text with --point")
+    if text is not None and len(text.phrases) > 1 and request.points:
+        raise ValueError(f"--point goes with at most one --text, got {len(text.phrases)}: whose would the point be?")
+    if not request.boxes and not request.points and text is None:
+        raise ValueError("no prompt given: pass --box x0,y0,x1,y1, --point x,y[,label] or --text PHRASE")
     if len(request.boxes) > 1 and request.points:
         raise ValueError(f"--point goes with at most one --box, got {len(request.boxes)}: whose would the point be?")
     return request
