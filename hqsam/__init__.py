@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hqsam.automatic import SamAutomaticMaskGenerator
     from hqsam.checkpoints import convert_checkpoint, inspect_checkpoint, load_checkpoint, save_checkpoint
     from hqsam.drop_in import (
         build_sam,
@@ -38,6 +39,7 @@ __all__ = [
     "HqsamError",
     "PredictorFeatures",
     "Prompt",
+    "SamAutomaticMaskGenerator",
     "SamPredictor",
     "Segmentation",
     "__version__",
@@ -59,6 +61,7 @@ __all__ = [
 
 # Names load on first use, so that `hqsam --help` and programs that only read the version need not wait for torch.
 _HOMES = {
+    "hqsam.automatic": ("SamAutomaticMaskGenerator",),
     "hqsam.checkpoints": ("convert_checkpoint", "inspect_checkpoint", "load_checkpoint", "save_checkpoint"),
     "hqsam.errors": ("CheckpointError", "ConfigError", "DataError", "HqsamError"),
     "hqsam.features": ("PredictorFeatures",),

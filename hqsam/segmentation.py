@@ -81,14 +81,37 @@ def answer_prompts(
     return logits.float(), scores.float()
 
 
+@torch.no_grad()
+def encode_images(model: Sam, images: Sequence[NDArray[np.uint8]]) -> tuple[ImageFeatures, list[tuple[int, int]]]:
+    """Resize, pad and encode pictures of any sizes as one batch.
+
+    Args:
+        model: the model.
+        images: (H, W, 3) uint8 RGB arrays.
+
+    Returns:
+        Encoder outputs, one row an image, and the size (height, width) of each resized image inside the model's input.
+    """
+    resize, inputs, sizes = ResizeLongestSide(model.image_size), [], []
+    for image in images:
+        pixels = torch.from_numpy(resize.apply_image(image)).permute(2, 0, 1)
+        inputs.append(model.preprocess(pixels.to(model.device)))
+        sizes.append((pixels.shape[1], pixels.shape[2]))
+    features: ImageFeatures = model.image_encoder(torch.stack(inputs))
+    return features, sizes
+
+
 @dataclass(frozen=True)
 class _Job:
     """One image with prompts, checked."""
 
     place: int
-    pixels: Tensor  # (3, h, w) uint8, resized
-    original_hw: tuple[int, int]
+    image: NDArray[np.uint8]  # (H, W, 3) RGB
     prompts: Prompts
+
+    @property
+    def original_hw(self) -> tuple[int, int]:
+        return self.image.shape[0], self.image.shape[1]
 
 
 @torch.no_grad()
@@ -126,23 +149,20 @@ def _prepare(
         parts = [frame.checked(prompt) for prompt in as_prompts(prompts)]
     except ValueError as error:
         raise ValueError(f"image {place}: {error}") from error
-    resized = torch.from_numpy(ResizeLongestSide(model.image_size).apply_image(rgb)).permute(2, 0, 1)
     none = Prompts(torch.zeros(0, 0, 2), torch.zeros(0, 0, dtype=torch.int64))
-    return _Job(place, resized, (rgb.shape[0], rgb.shape[1]), Prompts.cat(parts) if parts else none)
+    return _Job(place, rgb, Prompts.cat(parts) if parts else none)
 
 
 def _segment_batch(model: Sam, jobs: Sequence[_Job], answer: Answer) -> Iterator[tuple[int, Segmentation]]:
     if not jobs:
         return
-    pictures = torch.stack([model.preprocess(job.pixels.to(model.device)) for job in jobs])
-    features: ImageFeatures = model.image_encoder(pictures)
+    features, input_sizes = encode_images(model, [job.image for job in jobs])
     counts = [len(job.prompts) for job in jobs]
     index = torch.arange(len(jobs)).repeat_interleave(torch.tensor(counts))
     joined = Prompts.cat([job.prompts for job in jobs]).with_image_index(index)
     logits, scores = answer_prompts(model, features, joined, answer)
     threshold = None if answer.return_logits else model.mask_threshold
-    for job, low, score in zip(jobs, logits.split(counts), scores.split(counts), strict=True):
-        input_hw = tuple(job.pixels.shape[1:])
+    for job, input_hw, low, score in zip(jobs, input_sizes, logits.split(counts), scores.split(counts), strict=True):
         masks = full_size_masks(low, input_hw, job.original_hw, model.image_size, threshold=threshold)
         yield job.place, Segmentation(masks.cpu().numpy(), score.cpu().numpy(), low.cpu().numpy())
 

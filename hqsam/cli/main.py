@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from hqsam import __version__
-from hqsam.cli import compare, convert, engine, inspect, models, predict
+from hqsam.cli import auto, compare, convert, engine, inspect, models, predict
 from hqsam.cli.options import HELP_SETTINGS
 
 BAD_INPUT = 2
@@ -24,6 +24,7 @@ app = typer.Typer(
     context_settings=HELP_SETTINGS,
 )
 app.command("predict", context_settings=HELP_SETTINGS)(predict.predict)
+app.command("auto", context_settings=HELP_SETTINGS)(auto.auto)
 app.command("compare", context_settings=HELP_SETTINGS)(compare.compare)
 app.command("train", context_settings=HELP_SETTINGS)(engine.train)
 app.command("evaluate", context_settings=HELP_SETTINGS)(engine.evaluate)

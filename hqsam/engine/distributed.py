@@ -83,8 +83,8 @@ def join_world(device: str = "auto") -> Iterator[World]:
         yield World(device=_use(choose_device(device)))
         return
     target = _use(choose_device(device, int(os.environ.get("LOCAL_RANK", "0"))))
-    # Its functions have the world group as default argument. Imported later, as torch._dynamo does, it would keep the group
-    # alive: native threads would outlive the interpreter, and now and then abort a process that is done.
+    # Its functions have the world group as default argument. Imported later, as torch._dynamo does, it would keep the
+    # group alive: native threads would outlive the interpreter, and now and then abort a process that is done.
     import torch.distributed.nn  # noqa: F401
 
     dist.init_process_group("nccl" if target.type == "cuda" else "gloo")

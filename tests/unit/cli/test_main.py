@@ -11,7 +11,18 @@ import hqsam
 from hqsam.cli import main
 from hqsam.cli.main import app
 
-COMMANDS = ["predict", "compare", "train", "evaluate", "inspect", "convert", "models", "models list"]
+COMMANDS = [
+    "predict",
+    "auto",
+    "compare",
+    "train",
+    "evaluate",
+    "inspect",
+    "convert",
+    "models",
+    "models list",
+    "models download",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -95,6 +106,22 @@ def test_convert(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "float16" in capsys.readouterr().out
     assert main(["convert", str(checkpoint), str(head.with_suffix(".pth")), "--head", str(head), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["layout"] == "light_hq_sam"
+
+
+def test_convert_to_another_layout_and_back(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    encoder, back = checkpoint.with_name("encoder.pth"), checkpoint.with_name("back.safetensors")
+    assert main(["convert", str(checkpoint), str(encoder), "--to", "timm"]) == 0
+    assert "an image encoder alone under timm's names (test_tiny)" in capsys.readouterr().out
+    merge = ["convert", str(checkpoint), str(back), "--encoder", str(encoder), "--recommended-fusion", "hq", "--json"]
+    assert main(merge) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert (row["layout"], row["recommended_fusion"]) == ("light_hq_sam", "hq")
+    assert main(["inspect", str(back)]) == 0
+    assert "recommended fusion  hq\n" in capsys.readouterr().out
+    assert main(["convert", str(checkpoint), str(back), "--to", "transformers"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert main(["convert", str(checkpoint), str(back), "--to", "onnx"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", ["inspect", "convert"])

@@ -1,0 +1,66 @@
+"""The banded matrices are SAM's two bilinear steps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from hqsam.automatic.upsampling import WindowUpscaler, axis_matrix
+from hqsam.geometry import resized_hw
+from hqsam.postprocess import upscale_logits
+
+SIZES = [(1, 1), (1, 300), (300, 1), (1024, 1024), (427, 640), (90, 131), (1500, 1000), (2048, 2), (63, 64), (65, 129)]
+
+
+def smooth(grid: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return F.interpolate(torch.randn(1, 1, 5, 5, generator=generator), (grid, grid), mode="bicubic")[0, 0]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("image_size", [128, 1024])
+def test_equal_to_the_plain_form(size: tuple[int, int], image_size: int) -> None:
+    logits = smooth(image_size // 4)
+    input_hw = resized_hw(*size, image_size)
+    expected = upscale_logits(logits[None, None], input_hw, size, image_size)[0, 0]
+    upscale = WindowUpscaler(image_size // 4, input_hw, size, image_size)
+    everything = upscale(logits, -100.0)
+    assert everything is not None and everything.logits.shape == size[::-1]
+    torch.testing.assert_close(everything.logits.T, expected, rtol=0, atol=5e-6)
+    for floor in (-0.5, 0.7):
+        outside = expected.T.clone()
+        window = upscale(logits, floor)
+        if window is not None:
+            outside[window.x, window.y] -= window.logits
+            torch.testing.assert_close(outside[window.x, window.y], torch.zeros_like(window.logits), rtol=0, atol=5e-6)
+            outside[window.x, window.y] = floor
+        assert outside.max() <= floor + 1e-6
+
+
+def test_a_small_mask_needs_a_small_window() -> None:
+    logits = torch.full((256, 256), -5.0)
+    upscale = WindowUpscaler(256, (1024, 1024), (1024, 1024), 1024)
+    assert upscale(logits, -1.0) is None
+    logits[100, 30] = 3.0
+    window = upscale(logits, -1.0)
+    assert window is not None
+    assert window.x.start <= 120 < window.x.stop and window.y.start <= 400 < window.y.stop
+    assert max(window.logits.shape) <= 256
+    logits[:] = -5.0
+    logits[-1, -1] = 3.0
+    window = upscale(logits, -1.0)
+    assert window is not None and window.x.stop == window.y.stop == 1024
+
+
+def test_a_mask_in_the_padding_alone_is_nothing() -> None:
+    logits = torch.full((256, 256), -5.0)
+    logits[200:, :] = 3.0
+    assert WindowUpscaler(256, (512, 1024), (50, 100), 1024)(logits, -1.0) is None
+
+
+def test_rows_of_the_matrix_are_averages() -> None:
+    matrix = axis_matrix(256, 1024, 683, 427)
+    assert matrix.shape == (427, 256)
+    assert (matrix >= 0).all()
+    torch.testing.assert_close(matrix.sum(dim=1), torch.ones(427))
