@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from hqsam.checkpoints import to_memory_names, to_official_names, with_unused_classifier
 from hqsam.models import Sam
-from hqsam.registry import create_model
+from hqsam.registry import load_by_name
 
 Builder = Callable[..., Sam]
 
 
 def _build(name: str, checkpoint: str | Path | None = None) -> Sam:
-    model = create_model(name, checkpoint, device="cpu")
+    model, _ = load_by_name(name, checkpoint, device="cpu")
     model.register_state_dict_post_hook(_speak_official)  # type: ignore[no-untyped-call]
     model.register_load_state_dict_pre_hook(_hear_official)  # type: ignore[no-untyped-call]
     return model

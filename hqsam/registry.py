@@ -1,20 +1,22 @@
 """Names build models: a name is looked up in a table of specs and built by one function.
 
 Names: `sam_` (plain) and `hq_` (with HQ head) for `vit_b`, `vit_l`, `vit_h`, `vit_tiny`, and small specs for tests. A
-tag after a dot names the origin of the weights: `hq_vit_tiny.embedded` needs no network.
+tag after a dot names the origin of the weights: `hq_vit_tiny.embedded` needs no network, `hq_vit_l.official` is what
+its authors published.
 """
 
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from hqsam.checkpoints import load_checkpoint
+from hqsam.checkpoints import CheckpointInfo, load_checkpoint
+from hqsam.hub import PUBLISHED, fetch_weights
 from hqsam.models import (
     EncoderSpec,
     HQHead,
@@ -61,7 +63,13 @@ _ENCODERS: dict[str, tuple[EncoderSpec, int, tuple[str, ...]]] = {
     "test_tiny": (TinyViTSpec(widths=(16, 32, 32, 64), depths=(1, 1, 2, 1), num_heads=(1, 1, 2, 2)), 128, ()),
 }
 _SPECS: dict[str, ModelSpec] = {
-    f"{kind}_{key}": ModelSpec(name=f"{kind}_{key}", encoder=encoder, hq=kind == "hq", image_size=image_size, tags=tags)
+    f"{kind}_{key}": ModelSpec(
+        name=f"{kind}_{key}",
+        encoder=encoder,
+        hq=kind == "hq",
+        image_size=image_size,
+        tags=tags + (("official",) if f"{kind}_{key}" in PUBLISHED else ()),
+    )
     for kind in ("sam", "hq")
     for key, (encoder, image_size, tags) in _ENCODERS.items()
 }
@@ -106,27 +114,50 @@ def create_model(
     device: str | torch.device = "auto",
     dtype: torch.dtype | Literal["auto"] | None = None,
     fresh_hq_head: bool = False,
+    image_size: int | None = None,
 ) -> Sam:
     """Build a model and load its weights.
 
     Args:
-        name: see `list_models()`. A tagged name loads that tag's weights.
+        name: see `list_models()`. A tagged name loads that tag's weights; `official` ones are downloaded once.
         checkpoint: a file, "pretrained" for the default tag's weights, or None for random weights.
         device: "auto" takes a GPU where there is one.
         dtype: None is float32; "auto" is bfloat16 where the hardware computes in it.
         fresh_hq_head: allow a plain SAM file in an `hq_` model; the head is then random and has to be trained.
+        image_size: side of the square input in pixels, a multiple of 16; None is what the weights were trained with.
+            Positions are interpolated to it.
 
     Returns:
-        The model in eval mode.
+        The model in eval mode. Where its file recommends a fusion, that is the model's `default_fusion`.
 
     Raises:
-        ValueError: unknown name or tag, or a tagged name with a checkpoint.
-        CheckpointError: the file cannot be read or does not fit.
+        ValueError: unknown name or tag, a tagged name with a checkpoint, or an impossible `image_size`.
+        CheckpointError: the file cannot be read or downloaded, does not fit, or recommends an unknown fusion.
 
     Example:
         >>> model = create_model("hq_vit_tiny.embedded")  # doctest: +SKIP
     """
+    model, info = load_by_name(
+        name, checkpoint, device=device, dtype=dtype, fresh_hq_head=fresh_hq_head, image_size=image_size
+    )
+    if info is not None and info.has_hq and model.has_hq:
+        model.default_fusion = info.recommended_fusion
+    return model
+
+
+def load_by_name(
+    name: str,
+    checkpoint: str | Path | None = None,
+    *,
+    device: str | torch.device = "auto",
+    dtype: torch.dtype | Literal["auto"] | None = None,
+    fresh_hq_head: bool = False,
+    image_size: int | None = None,
+) -> tuple[Sam, CheckpointInfo | None]:
+    """`create_model` that leaves the fusion as the published programs have it, and says what was loaded."""
     spec = model_spec(name)
+    if image_size is not None:
+        spec = replace(spec, image_size=image_size)
     _, _, tag = name.partition(".")
     if tag and checkpoint is not None:
         raise ValueError(f"{name!r} names its weights already; use {spec.name!r} to load {checkpoint}")
@@ -134,20 +165,22 @@ def create_model(
         if not spec.tags:
             raise ValueError(f"no pretrained weights of {spec.name!r} come with this version; give a checkpoint file")
         tag, checkpoint = spec.tags[0], None
+    if tag == "official":
+        checkpoint = fetch_weights(spec.name)
     model = build_model(spec)
+    info: CheckpointInfo | None = None
     if tag == "embedded":
-        _load_embedded(model, spec, fresh_hq_head=fresh_hq_head)
+        info = _load_embedded(model, spec, fresh_hq_head=fresh_hq_head)
     elif checkpoint is not None:
-        load_checkpoint(model, checkpoint, fresh_hq_head=fresh_hq_head)
+        info = load_checkpoint(model, checkpoint, fresh_hq_head=fresh_hq_head)
     chosen = _choose_device(device)
-    return model.to(device=chosen, dtype=_choose_dtype(dtype, chosen))
+    return model.to(device=chosen, dtype=_choose_dtype(dtype, chosen)), info
 
 
-def _load_embedded(model: Sam, spec: ModelSpec, *, fresh_hq_head: bool) -> None:
+def _load_embedded(model: Sam, spec: ModelSpec, *, fresh_hq_head: bool) -> CheckpointInfo:
     if spec.hq and not fresh_hq_head:
-        load_checkpoint(model, EMBEDDED_SAM, head=EMBEDDED_HEAD)
-    else:
-        load_checkpoint(model, EMBEDDED_SAM, fresh_hq_head=fresh_hq_head)
+        return load_checkpoint(model, EMBEDDED_SAM, head=EMBEDDED_HEAD)
+    return load_checkpoint(model, EMBEDDED_SAM, fresh_hq_head=fresh_hq_head)
 
 
 def _choose_device(device: str | torch.device) -> torch.device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hqsam.checkpoints.conversion import convert_checkpoint
 from hqsam.checkpoints.formats import CheckpointInfo, inspect_checkpoint
 from hqsam.checkpoints.loader import load_checkpoint
 from hqsam.checkpoints.official import to_memory_names, to_official_names
@@ -12,7 +13,7 @@ from hqsam.checkpoints.state import (
     official_state_dict,
     with_unused_classifier,
 )
-from hqsam.checkpoints.writing import atomic_path, convert_checkpoint, save_checkpoint
+from hqsam.checkpoints.writing import atomic_path, save_checkpoint
 from hqsam.errors import CheckpointError
 
 __all__ = [

@@ -12,27 +12,53 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
+from hqsam.checkpoints.foreign import Naming, to_official
 from hqsam.checkpoints.official import Family, Part, family_of, listing, part_of, translate_official
 from hqsam.checkpoints.reading import TensorFile, read_file
 from hqsam.errors import CheckpointError
+from hqsam.types import FUSIONS, Fusion
 
-Layout = Literal["sam", "hq_sam", "mobile_sam", "light_hq_sam", "hq_decoder", "hq_head"]
+Layout = Literal[
+    "sam",
+    "hq_sam",
+    "mobile_sam",
+    "light_hq_sam",
+    "transformers_sam",
+    "transformers_hq_sam",
+    "timm_encoder",
+    "hq_decoder",
+    "hq_head",
+    "training_state",
+]
 
-_LAYOUTS: Mapping[tuple[Family | None, frozenset[Part]], Layout] = {
-    ("vit", frozenset({"encoder", "prompt", "trunk"})): "sam",
-    ("vit", frozenset({"encoder", "prompt", "trunk", "head"})): "hq_sam",
-    ("tiny", frozenset({"encoder", "prompt", "trunk"})): "mobile_sam",
-    ("tiny", frozenset({"encoder", "prompt", "trunk", "head"})): "light_hq_sam",
-    (None, frozenset({"trunk", "head"})): "hq_decoder",
-    (None, frozenset({"head"})): "hq_head",
+SAM_PARTS: frozenset[Part] = frozenset({"encoder", "prompt", "trunk"})
+"""The parts of a plain SAM."""
+
+_LAYOUTS: Mapping[tuple[Naming, Family | None, frozenset[Part]], Layout] = {
+    ("official", "vit", SAM_PARTS): "sam",
+    ("official", "vit", SAM_PARTS | {"head"}): "hq_sam",
+    ("official", "tiny", SAM_PARTS): "mobile_sam",
+    ("official", "tiny", SAM_PARTS | {"head"}): "light_hq_sam",
+    ("official", None, frozenset({"trunk", "head"})): "hq_decoder",
+    ("official", None, frozenset({"head"})): "hq_head",
+    ("decoder", None, frozenset({"trunk", "head"})): "hq_decoder",
+    ("decoder", None, frozenset({"head"})): "hq_head",
+    ("transformers", "vit", SAM_PARTS): "transformers_sam",
+    ("transformers", "vit", SAM_PARTS | {"head"}): "transformers_hq_sam",
+    ("timm", "vit", frozenset({"encoder"})): "timm_encoder",
+    ("timm", "tiny", frozenset({"encoder"})): "timm_encoder",
 }
 _LAYOUT_TITLES: Mapping[Layout, str] = {
     "sam": "plain SAM",
     "hq_sam": "HQ-SAM",
     "mobile_sam": "MobileSAM, a plain SAM",
     "light_hq_sam": "Light HQ-SAM",
+    "transformers_sam": "plain SAM under transformers' names",
+    "transformers_hq_sam": "HQ-SAM under transformers' names",
+    "timm_encoder": "an image encoder alone under timm's names",
     "hq_decoder": "an HQ mask decoder without its image encoder",
     "hq_head": "an HQ head alone",
+    "training_state": "a training state with an HQ head",
 }
 _PART_TITLES: Mapping[Part, str] = {
     "encoder": "an image encoder",
@@ -42,7 +68,9 @@ _PART_TITLES: Mapping[Part, str] = {
 }
 # Norm layers as wide as the stage they are in.
 _STAGE_NORM = re.compile(r"\.(norm[12]|attn\.norm|mlp\.norm|local_conv\.bn|conv3\.bn)\.(weight|bias|running_\w+)$")
-_TOP_LEVEL = ("image_encoder.", "prompt_encoder.", "mask_decoder.")
+_HEAD_NORMS = ("compress_vit_feat.1", "embedding_encoder.1", "embedding_maskfeature.1")
+RECOMMENDED_FUSION = "recommended_fusion"
+"""Key in the string map of a `.safetensors` file: the fusion that `create_model` makes the model's default."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +124,9 @@ class CheckpointInfo:
     Attributes:
         path: the file.
         layout: "sam", "hq_sam", "mobile_sam", "light_hq_sam": whole models; "hq_decoder": the published trainer's
-            `epoch_N.pth`, SAM's mask decoder and the HQ head; "hq_head": the trained tensors alone.
+            `epoch_N.pth`, SAM's mask decoder and the HQ head; "hq_head": the trained tensors alone; "training_state":
+            the same in a file that training resumes from; "transformers_sam", "transformers_hq_sam": whole models of
+            that library; "timm_encoder": an image encoder.
         variant: encoder in model names ("vit_l" of "hq_vit_l"); None where the shapes fit none, or several.
         has_sam: whether the whole of SAM is inside.
         has_hq: whether an HQ head is inside.
@@ -104,7 +134,8 @@ class CheckpointInfo:
         num_tensors: tensors in the file.
         num_parameters: learned numbers that a model uses: without statistics, constants and the unused classifier.
         size_bytes: size of the file.
-        metadata: the string map of a safetensors file.
+        metadata: the string map of a safetensors file; step, epoch and model of a training state.
+        head_trained: False where the HQ head is as it was initialised, None without a head.
     """
 
     path: Path
@@ -117,6 +148,16 @@ class CheckpointInfo:
     num_parameters: int
     size_bytes: int
     metadata: Mapping[str, str] = field(default_factory=dict)
+    head_trained: bool | None = None
+
+    @property
+    def recommended_fusion(self) -> Fusion | None:
+        """The fusion that the file recommends, None where it says nothing.
+
+        Raises:
+            CheckpointError: it recommends what does not exist.
+        """
+        return checked_fusion(self.metadata.get(RECOMMENDED_FUSION), str(self.path))
 
     @property
     def title(self) -> str:
@@ -132,23 +173,21 @@ class Checkpoint:
     Attributes:
         info: what it is.
         official: official name -> tensor, of everything that a model uses.
-        names: official name -> name in the memory of an HQ model.
-        dropped: official name -> why the tensor is left out.
+        naming: whose names the file has.
         architecture: its image encoder, None where there is none.
         early_channels: channels that its HQ head reads, None where there is none.
     """
 
     info: CheckpointInfo
     official: dict[str, Tensor]
-    names: dict[str, str]
-    dropped: dict[str, str]
+    naming: Naming
     architecture: Architecture | None
     early_channels: int | None
 
     @property
     def parts(self) -> frozenset[Part]:
         """The parts of a model that the file holds."""
-        return frozenset(part_of(name) for name in self.names.values())
+        return parts_in(self.official)
 
 
 def inspect_checkpoint(path: str | PathLike[str]) -> CheckpointInfo:
@@ -178,40 +217,58 @@ def recognise(file: TensorFile) -> Checkpoint:
     Raises:
         CheckpointError: names that belong to no known layout, or a part of a model that cannot be used alone.
     """
-    tensors = _with_decoder_prefix(file.tensors)
-    translation = translate_official(tensors)
-    if not translation.names:
+    found = to_official(file.tensors, str(file.path))
+    official = found.tensors
+    if not official:
         raise CheckpointError(
-            f"{file.path} is not a checkpoint of the SAM family; its tensors are named {listing(tensors, 3)}"
+            f"{file.path} is not a checkpoint of the SAM family; its tensors are named {listing(file.tensors, 3)}"
         )
-    if translation.unknown:
+    if found.unknown:
         raise CheckpointError(
-            f"{file.path} holds {len(translation.unknown)} tensors that no SAM or HQ-SAM model has: "
-            f"{listing(translation.unknown)}"
+            f"{file.path} holds {len(found.unknown)} tensors that no SAM or HQ-SAM model has: {listing(found.unknown)}"
         )
-    parts = frozenset(part_of(name) for name in translation.names.values())
-    layout = _LAYOUTS.get((family_of(tensors), parts))
+    parts = parts_in(official)
+    layout = _LAYOUTS.get((found.naming, family_of(official), parts))
     if layout is None:
         raise CheckpointError(
             f"{file.path} holds only {' and '.join(_PART_TITLES[p] for p in get_args(Part) if p in parts)}; "
             "a checkpoint is a whole model, an HQ mask decoder, or an HQ head"
         )
-    official = {name: tensors[name] for name in translation.names}
     architecture = architecture_of(official)
     early = _early_channels(official)
     info = CheckpointInfo(
         path=file.path,
-        layout=layout,
+        layout="training_state" if layout == "hq_head" and file.is_training_state else layout,
         variant=architecture.variant if architecture else _variant_of_head(early),
-        has_sam="encoder" in parts,
+        has_sam=parts >= SAM_PARTS,
         has_hq="head" in parts,
         dtype=_dtype(official),
         num_tensors=len(file.tensors),
         num_parameters=sum(tensor.numel() for name, tensor in official.items() if not is_statistic(name)),
         size_bytes=file.size_bytes,
         metadata=file.metadata,
+        head_trained=_head_trained(official) if "head" in parts else None,
     )
-    return Checkpoint(info, official, translation.names, translation.dropped, architecture, early)
+    return Checkpoint(info, official, found.naming, architecture, early)
+
+
+def parts_in(official: Mapping[str, Tensor]) -> frozenset[Part]:
+    """The parts of a model that some tensors belong to."""
+    return frozenset(part_of(name) for name in translate_official(official).names.values())
+
+
+def checked_fusion(value: str | None, source: str) -> Fusion | None:
+    """A recommended fusion, or None.
+
+    Raises:
+        CheckpointError: there is no such fusion.
+    """
+    if value is None:
+        return None
+    for fusion in FUSIONS:
+        if value == fusion:
+            return fusion
+    raise CheckpointError(f"{source}: {RECOMMENDED_FUSION} must be one of {', '.join(FUSIONS)}, got {value!r}")
 
 
 def architecture_of(official: Mapping[str, Tensor]) -> Architecture | None:
@@ -242,17 +299,19 @@ def is_statistic(official_name: str) -> bool:
     return official_name.endswith(("running_mean", "running_var", "num_batches_tracked", "gaussian_matrix"))
 
 
-def _with_decoder_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Put back `mask_decoder.`, which files of a decoder alone lack."""
-    if any(name.startswith(_TOP_LEVEL) for name in tensors):
-        return tensors
-    prefixed = {f"mask_decoder.{name}": tensor for name, tensor in tensors.items()}
-    return prefixed if translate_official(prefixed).names else tensors
-
-
 def _early_channels(official: Mapping[str, Tensor]) -> int | None:
     first = official.get("mask_decoder.compress_vit_feat.0.weight")
     return None if first is None or first.ndim == 0 else first.shape[0]
+
+
+def _head_trained(official: Mapping[str, Tensor]) -> bool:
+    """Whether any norm of the head differs from 1 and 0, where it starts and where no training step leaves it."""
+    for norm in _HEAD_NORMS:
+        weight, bias = (official.get(f"mask_decoder.{norm}.{p}") for p in ("weight", "bias"))
+        for tensor, start in ((weight, 1.0), (bias, 0.0)):
+            if tensor is None or tensor.is_meta or not bool((tensor == start).all()):
+                return True
+    return False
 
 
 def _variant_of_head(early_channels: int | None) -> str | None:

@@ -9,7 +9,15 @@ from os import PathLike
 
 from torch import Tensor
 
-from hqsam.checkpoints.formats import ARCHITECTURES, Checkpoint, CheckpointInfo, Layout, open_checkpoint
+from hqsam.checkpoints.formats import (
+    ARCHITECTURES,
+    RECOMMENDED_FUSION,
+    Checkpoint,
+    CheckpointInfo,
+    Layout,
+    open_checkpoint,
+)
+from hqsam.checkpoints.positions import fit_positions
 from hqsam.checkpoints.state import Target, check, copy_into, select
 from hqsam.errors import CheckpointError
 from hqsam.models import Sam
@@ -22,7 +30,11 @@ _PUBLISHED_HQ: Mapping[str, str] = {
     "vit_h": "sam_hq_vit_h.pth",
     "vit_tiny": "sam_hq_vit_tiny.pth",
 }
-_WITH_HEAD: Mapping[Layout, Layout] = {"sam": "hq_sam", "mobile_sam": "light_hq_sam"}
+_WITH_HEAD: Mapping[Layout, Layout] = {
+    "sam": "hq_sam",
+    "mobile_sam": "light_hq_sam",
+    "transformers_sam": "transformers_hq_sam",
+}
 
 
 def load_checkpoint(
@@ -30,30 +42,35 @@ def load_checkpoint(
     path: str | PathLike[str],
     *,
     head: str | PathLike[str] | None = None,
+    encoder: str | PathLike[str] | None = None,
     fresh_hq_head: bool = False,
 ) -> CheckpointInfo:
     """Fill a model from a checkpoint of any known layout.
 
     Everything is checked before anything is copied, so that an error leaves the model as it was. Numbers are cast to
-    the model's types. What each layout fills:
+    the model's types, and the positions of a plain ViT are interpolated where the file was made for another input size.
+    What each layout fills:
 
-    - official (merged) HQ-SAM, Light HQ-SAM: all of an `hq_` model; of a `sam_` model the frozen SAM, without the head;
-    - official SAM, MobileSAM: a `sam_` model; an `hq_` model only together with `head` or `fresh_hq_head`;
+    - merged HQ-SAM, official or of transformers, Light HQ-SAM: all of an `hq_` model; of a `sam_` model the frozen SAM,
+      without the head;
+    - SAM, official or of transformers, MobileSAM: a `sam_` model; an `hq_` model only together with `head` or
+      `fresh_hq_head`;
     - the published trainer's `epoch_N.pth`: SAM's mask decoder and the HQ head of an `hq_` model, both as trained;
-    - a file with the HQ head alone: the head of an `hq_` model.
+    - a file with the HQ head alone, a training state among them: the head of an `hq_` model.
 
     The last two leave the rest of the model as it is: load SAM's file first, or name both files in one call.
 
     Args:
         model: the model to fill; its `head_state` becomes "trained" when a head was loaded, "untrained" when a file
             filled SAM's part only.
-        path: the file, `.pth`, `.pt` or `.safetensors`.
+        path: the file: `.pth`, `.pt`, `.bin` of PyTorch, or `.safetensors`.
         head: a second file for an `hq_` model, with an HQ head or a whole HQ mask decoder; wins over `path`.
+        encoder: a file with an image encoder alone (timm's names), for a `path` with a whole model; wins over it.
         fresh_hq_head: allow a file without a head in an `hq_` model, whose head then stays random and has to be
             trained. A head that is in the file is loaded all the same.
 
     Returns:
-        What was loaded; with `head`, both files as one.
+        What was loaded; with `head` or `encoder`, the files as one.
 
     Raises:
         CheckpointError: a file cannot be read, is of another model, or lacks what the model needs.
@@ -64,10 +81,15 @@ def load_checkpoint(
     """
     target = Target.of(model)
     main = open_checkpoint(path)
-    extra = None if head is None else open_checkpoint(head)
+    _require_more_than_an_encoder(main)
     _require_fit(target, main)
-    if extra is not None:
-        _require_head(target, extra)
+    parts = []
+    if encoder is not None:
+        parts.append(open_checkpoint(encoder))
+        _require_encoder(target, main, parts[-1])
+    if head is not None:
+        parts.append(open_checkpoint(head))
+        _require_head(target, parts[-1])
     elif not (fresh_hq_head or main.info.has_hq) and model.has_hq:
         raise CheckpointError(_needs_head(target, main))
     elif model.has_hq and not main.info.has_hq and model.head_state == "trained":
@@ -76,19 +98,39 @@ def load_checkpoint(
             "build a new model, or give both files: load_checkpoint(model, SAM_FILE, head=HEAD_FILE)"
         )
 
-    tensors = _checked(target, main)
-    if extra is not None:
-        tensors |= _checked(target, extra)
+    tensors, info = _checked(target, main), main.info
+    for part in parts:
+        tensors |= _checked(target, part)
+        info = _joined(info, part.info)
     copy_into(target, tensors)
-    info = main.info if extra is None else _joined(main.info, extra.info)
     _settle_head_state(model, info)
     return info
+
+
+def _require_more_than_an_encoder(main: Checkpoint) -> None:
+    if main.info.layout == "timm_encoder":
+        raise CheckpointError(
+            f"{main.info.path} is {main.info.title}; give it as encoder=FILE beside the file of a whole model"
+        )
+
+
+def _require_encoder(target: Target, main: Checkpoint, file: Checkpoint) -> None:
+    if file.info.layout != "timm_encoder":
+        raise CheckpointError(
+            f"encoder={file.info.path} is {file.info.title}; as `encoder` give a file with an image encoder alone"
+        )
+    if not main.info.has_sam:
+        raise CheckpointError(
+            f"encoder={file.info.path} needs the file of a whole model to be put into, and {main.info.path} is "
+            f"{main.info.title}"
+        )
+    _require_fit(target, file)
 
 
 def _require_fit(target: Target, file: Checkpoint) -> None:
     """Refuse in one sentence what is of another model, before names are compared."""
     info, model = file.info, target.model
-    if not info.has_sam and not model.has_hq:
+    if not info.has_sam and info.has_hq and not model.has_hq:
         raise CheckpointError(
             f"{info.path} is {info.title}, which {target.name} has no use for; "
             f"load it into {target.name.replace('sam_', 'hq_', 1)} together with SAM's own file"
@@ -138,20 +180,23 @@ def _checked(target: Target, file: Checkpoint) -> dict[str, Tensor]:
     if not target.model.has_hq and "head" in parts:
         tensors, parts = select(tensors, "sam"), parts - {"head"}
         logger.info("%s is %s; its HQ head is left out of %s", file.info.path, file.info.title, target.name)
-    return check(target, tensors, parts, f"{file.info.path} ({file.info.title})")
+    tensors = fit_positions(target.model, tensors, str(file.info.path))
+    return check(target, tensors, parts, f"{file.info.path} ({file.info.title})", file.naming)
 
 
-def _joined(main: CheckpointInfo, head: CheckpointInfo) -> CheckpointInfo:
+def _joined(main: CheckpointInfo, part: CheckpointInfo) -> CheckpointInfo:
     """Both files as one, in the way a merged file would be described."""
+    kept = {key: text for key, text in main.metadata.items() if not (part.has_hq and key == RECOMMENDED_FUSION)}
     return replace(
         main,
-        layout=_WITH_HEAD.get(main.layout, main.layout),
-        has_hq=True,
-        dtype=main.dtype if main.dtype == head.dtype else "mixed",
-        num_tensors=main.num_tensors + head.num_tensors,
-        num_parameters=main.num_parameters + head.num_parameters,
-        size_bytes=main.size_bytes + head.size_bytes,
-        metadata={**main.metadata, **head.metadata},
+        layout=_WITH_HEAD.get(main.layout, main.layout) if part.has_hq else main.layout,
+        has_hq=main.has_hq or part.has_hq,
+        dtype=main.dtype if main.dtype == part.dtype else "mixed",
+        num_tensors=main.num_tensors + part.num_tensors,
+        num_parameters=main.num_parameters + part.num_parameters,
+        size_bytes=main.size_bytes + part.size_bytes,
+        metadata={**kept, **part.metadata},  # a recommended fusion is that of the head in use
+        head_trained=part.head_trained if part.has_hq else main.head_trained,
     )
 
 
@@ -161,4 +206,6 @@ def _settle_head_state(model: Sam, info: CheckpointInfo) -> None:
     if info.has_hq and not info.has_sam and model.head_state == "random":
         # Not an error: SAM's weights may have come by load_state_dict, which leaves no trace.
         logger.warning("%s is %s; SAM's own weights were not loaded from any file yet", info.path, info.title)
+    if info.head_trained is False:
+        logger.warning("%s: its HQ head is as it was initialised, never trained", info.path)
     model.head_state = "trained" if info.has_hq else "untrained"

@@ -147,10 +147,15 @@ _MARKS: Mapping[Family, tuple[str, ...]] = {
 }
 
 
+def encoder_rules(family: Family) -> tuple[Rule, ...]:
+    """The rules of the image encoder alone."""
+    return {"vit": _VIT, "tiny": _TINY}[family]
+
+
 @functools.cache
 def official_keys(family: Family | None) -> KeyMap:
     """Rules from official names to those of an HQ model in memory; None is for files without an image encoder."""
-    encoder = {"vit": _VIT, "tiny": _TINY, None: ()}[family]
+    encoder = () if family is None else encoder_rules(family)
     dropped = _DROPPED_TINY if family == "tiny" else ()
     return KeyMap((*encoder, *_PROMPT, *_TRUNK, *_HEAD), (*_DROPPED, *dropped))
 

@@ -8,7 +8,7 @@ import pickle
 import pickletools
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -24,6 +24,11 @@ from hqsam.errors import CheckpointError
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "net", "head")
 # What wrapping modules (DataParallel, torch.compile, trainers) put before every name.
 _PREFIXES = ("module.", "_orig_mod.", "model.")
+# Names that whole models begin with; whatever stands before all of them, such as "sam.", is the wrapper's.
+_TOP_LEVEL = ("image_encoder.", "prompt_encoder.", "mask_decoder.", "vision_encoder.", "shared_image_embedding.")
+
+TRAINING_STATE = "hqsam training state"
+"""What our training states have under "format"."""
 
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 
@@ -37,14 +42,16 @@ class TensorFile:
     Attributes:
         path: the file.
         tensors: name -> tensor on the CPU, possibly mapped from the file.
-        metadata: the string map of a safetensors file, else empty.
+        metadata: the string map of a safetensors file, the step, epoch and model of a training state, else empty.
         size_bytes: size of the file.
+        is_training_state: whether it is a file that our training resumes from.
     """
 
     path: Path
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
     size_bytes: int
+    is_training_state: bool = False
 
 
 def read_tensors(path: str | PathLike[str]) -> dict[str, Tensor]:
@@ -52,7 +59,8 @@ def read_tensors(path: str | PathLike[str]) -> dict[str, Tensor]:
 
     `.pth`, `.pt` and `.safetensors` files are told apart by content, so a misleading suffix does no harm. A dictionary
     that holds the weights under "model", "state_dict", "model_state_dict", "net" or, as our training states do, "head"
-    is unwrapped, and a prefix common to all names ("module.", "_orig_mod.", "model.") is removed.
+    is unwrapped, and a prefix common to all names is removed: "module.", "_orig_mod.", "model.", these in any order,
+    and whatever else stands before all names of a whole model.
 
     Args:
         path: the file. It must not be overwritten in place while the tensors are used, for they may be mapped from it.
@@ -72,11 +80,16 @@ def read_file(path: str | PathLike[str]) -> TensorFile:
     path = Path(path)
     kind = _kind(path)
     metadata: dict[str, str] = {}
+    loaded: Any
     if kind == "safetensors":
         loaded, metadata = _read_safetensors(path)
     else:
         loaded = _read_pickled(path, kind)
-    return TensorFile(path, _strip_prefixes(_tensor_dict(loaded, path)), metadata, path.stat().st_size)
+    is_state = isinstance(loaded, Mapping) and loaded.get("format") == TRAINING_STATE
+    if is_state:
+        metadata = _describe_state(loaded)
+    tensors = _strip_prefixes(_tensor_dict(loaded, path))
+    return TensorFile(path, tensors, metadata, path.stat().st_size, is_state)
 
 
 def _kind(path: Path) -> _Kind:
@@ -202,6 +215,23 @@ def _is_plain(key: object, value: object) -> bool:
 
 
 def _strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    while prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in tensors)), None):
+    while prefix := _common_prefix(tensors):
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
+
+
+def _common_prefix(names: Iterable[str]) -> str:
+    names = tuple(names)
+    outer = {name[: at + 1] for name in names for mark in _TOP_LEVEL if (at := name.find(f".{mark}")) >= 0}
+    # The shortest first: "prompt_encoder." may also be inside a name.
+    for prefix in (*_PREFIXES, *sorted(outer, key=len)):
+        if not prefix.startswith(_TOP_LEVEL) and all(name.startswith(prefix) for name in names):
+            return prefix
+    return ""
+
+
+def _describe_state(state: Mapping[str, Any]) -> dict[str, str]:
+    config = state.get("config")
+    model = config.get("model.name") if isinstance(config, Mapping) else None
+    known = {"step": state.get("step"), "epoch": state.get("epoch"), "model": model}
+    return {key: str(value) for key, value in known.items() if value is not None}

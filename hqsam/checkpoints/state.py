@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
+from hqsam.checkpoints.foreign import Naming, spell
 from hqsam.checkpoints.formats import Architecture, architecture_of
 from hqsam.checkpoints.official import (
     Part,
@@ -134,7 +135,13 @@ def with_unused_classifier(official: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {**official, **zeros, "image_encoder.head.weight": neck.new_zeros((NUM_CLASSES, width))}
 
 
-def check(target: Target, tensors: Mapping[str, Tensor], parts: frozenset[Part], source: str) -> dict[str, Tensor]:
+def check(
+    target: Target,
+    tensors: Mapping[str, Tensor],
+    parts: frozenset[Part],
+    source: str,
+    naming: Naming = "official",
+) -> dict[str, Tensor]:
     """Check that tensors are exactly those of some parts of a model.
 
     Args:
@@ -142,6 +149,7 @@ def check(target: Target, tensors: Mapping[str, Tensor], parts: frozenset[Part],
         tensors: official name -> tensor.
         parts: which parts of the model they must fill.
         source: what the tensors come from, for the message.
+        naming: whose names the message speaks.
 
     Returns:
         Official name -> tensor, to be given to `copy_into`.
@@ -149,20 +157,25 @@ def check(target: Target, tensors: Mapping[str, Tensor], parts: frozenset[Part],
     Raises:
         CheckpointError: one message with up to 10 names of each kind: missing, unexpected, of another shape or type.
     """
+    found = differences(target, tensors, parts, naming)
+    if found:
+        raise CheckpointError(f"{source} does not fit {target.name}; nothing was loaded. Tensors {found}")
+    return dict(tensors)
+
+
+def differences(target: Target, tensors: Mapping[str, Tensor], parts: frozenset[Part], naming: Naming) -> str:
+    """What distinguishes tensors from those of some parts of a model, in words; empty where nothing does."""
     expected = {n: t for n, t in target.official.items() if target.parts[n] in parts}
     # Counters of training steps; inference and frozen training never read them, and some files leave them out.
-    missing = [n for n in expected if n not in tensors and not n.endswith("num_batches_tracked")]
-    unexpected = [n for n in tensors if n not in expected]
+    missing = [spell(n, naming) for n in expected if n not in tensors and not n.endswith("num_batches_tracked")]
+    unexpected = [spell(n, naming) for n in tensors if n not in expected]
     wrong = [
-        f"{n} ({_kind(tensors[n])} instead of {_kind(t)})"
+        f"{spell(n, naming)} ({_kind(tensors[n])} instead of {_kind(t)})"
         for n, t in expected.items()
         if n in tensors and not _fits(tensors[n], t)
     ]
     faults = {"missing": missing, "unexpected": unexpected, "of another shape or type": wrong}
-    if any(faults.values()):
-        found = "; ".join(f"{len(names)} {what}: {listing(names)}" for what, names in faults.items() if names)
-        raise CheckpointError(f"{source} does not fit {target.name}; nothing was loaded. Tensors {found}")
-    return dict(tensors)
+    return "; ".join(f"{len(names)} {what}: {listing(names)}" for what, names in faults.items() if names)
 
 
 def copy_into(target: Target, tensors: Mapping[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""Writing checkpoints under official names, atomically."""
+"""Writing checkpoints atomically, under official names unless another library's are asked for."""
 
 from __future__ import annotations
 
@@ -12,9 +12,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hqsam.checkpoints.formats import CheckpointInfo, inspect_checkpoint, open_checkpoint, recognise
-from hqsam.checkpoints.reading import TensorFile, read_tensors
-from hqsam.checkpoints.state import Selection, official_state_dict, require_selection, select, with_unused_classifier
+from hqsam.checkpoints.foreign import Naming, from_official
+from hqsam.checkpoints.formats import (
+    RECOMMENDED_FUSION,
+    CheckpointInfo,
+    checked_fusion,
+    inspect_checkpoint,
+    recognise,
+)
+from hqsam.checkpoints.reading import TensorFile
+from hqsam.checkpoints.state import Selection, official_state_dict, with_unused_classifier
 from hqsam.errors import CheckpointError
 from hqsam.models import Sam
 
@@ -42,7 +49,8 @@ def save_checkpoint(
         part: "all"; "hq", the HQ head alone; "sam", the plain SAM inside.
         dtype: number type of the stored floating-point tensors; None keeps the model's.
         metadata: more entries for the string map of a `.safetensors` file, which always states format version, layout
-            and variant.
+            and variant, and with SAM inside the side of its input (`image_size`). "recommended_fusion" ("sum", "hq" or
+            "sam") is what `create_model` makes the default.
         include_unused_head: give TinyViT files the classifier (zeros) without which the published strict builders
             refuse them. False makes the file 0.3 M numbers smaller.
 
@@ -53,64 +61,16 @@ def save_checkpoint(
         CheckpointError: an unknown suffix, part or number type, metadata that the format cannot carry, a head that was
             never trained (it would pass for a trained one when loaded), or the HQ head of a plain SAM.
     """
-    path = _destination(path, metadata, dtype)
+    path = destination(path, metadata, dtype)
     if part != "sam" and model.head_state == "untrained":
         raise CheckpointError(
             "the HQ head of this model is untrained and would pass for a trained one when loaded; "
             "train it, or save SAM alone with part='sam'"
         )
     official = official_state_dict(model, part)
-    return _write(path, official, dtype=dtype, metadata=metadata, include_unused_head=include_unused_head)
-
-
-def convert_checkpoint(
-    src: str | PathLike[str],
-    dst: str | PathLike[str],
-    *,
-    head: str | PathLike[str] | None = None,
-    part: Selection = "all",
-    dtype: torch.dtype | None = None,
-    metadata: Mapping[str, str] | None = None,
-    include_unused_head: bool = True,
-) -> CheckpointInfo:
-    """Rewrite a checkpoint of any known layout: another container, number type or part, or merged with a head.
-
-    The result is read back and compared with what was meant to be written.
-
-    Args:
-        src: the file to convert.
-        dst: as `path` of `save_checkpoint`.
-        head: a file with an HQ head or an HQ mask decoder to put into `src`, over what is there.
-        part: as in `save_checkpoint`.
-        dtype: as in `save_checkpoint`.
-        metadata: as in `save_checkpoint`; entries of the source files are kept where `dst` can carry them.
-        include_unused_head: as in `save_checkpoint`.
-
-    Returns:
-        What was written.
-
-    Raises:
-        CheckpointError: a file cannot be read or written, `head` is not a head for this encoder, or `part` asks for
-            what is not there.
-    """
-    path = _destination(dst, metadata, dtype)
-    require_selection(part)
-    source = open_checkpoint(src)
-    official, kept = dict(source.official), dict(source.info.metadata)
-    if head is not None:
-        extra = open_checkpoint(head)
-        channels = source.architecture.early_channels if source.architecture else source.early_channels
-        if extra.info.has_sam or extra.early_channels != channels:
-            raise CheckpointError(f"head={head} is {extra.info.title}, not an HQ head for {src} ({source.info.title})")
-        official |= extra.official
-        kept |= extra.info.metadata
-    official = select(official, part)
-    if not official:
-        raise CheckpointError(f"{src} is {source.info.title}; it has no tensors for part={part!r}")
-    carried = {**kept, **(metadata or {})} if path.suffix == ".safetensors" else None
-    info = _write(path, official, dtype=dtype, metadata=carried, include_unused_head=include_unused_head)
-    _require_equal(path, official, dtype)
-    return info
+    if part != "hq" and path.suffix == ".safetensors":
+        metadata = {**(metadata or {}), "image_size": str(model.image_size)}
+    return write(path, official, dtype=dtype, metadata=metadata, include_unused_head=include_unused_head)
 
 
 @contextlib.contextmanager
@@ -134,17 +94,20 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _write(
+def write(
     path: Path,
     official: Mapping[str, Tensor],
     *,
-    dtype: torch.dtype | None,
-    metadata: Mapping[str, str] | None,
-    include_unused_head: bool,
+    naming: Naming = "official",
+    dtype: torch.dtype | None = None,
+    metadata: Mapping[str, str] | None = None,
+    include_unused_head: bool = True,
 ) -> CheckpointInfo:
-    if include_unused_head:
+    """Write tensors with official names under the names of a library; see `save_checkpoint`."""
+    if include_unused_head and naming == "official":
         official = with_unused_classifier(official)
-    tensors = {name: _storable(tensor, dtype) for name, tensor in official.items()}
+    stored = {name: storable(tensor, dtype) for name, tensor in official.items()}
+    tensors = from_official(stored, naming)
     described = recognise(TensorFile(path, tensors, {}, 0)).info
     save: Callable[[Path], None]
     if path.suffix == ".safetensors":
@@ -167,7 +130,12 @@ def _write(
     return inspect_checkpoint(path)
 
 
-def _destination(path: str | PathLike[str], metadata: Mapping[str, str] | None, dtype: torch.dtype | None) -> Path:
+def destination(path: str | PathLike[str], metadata: Mapping[str, str] | None, dtype: torch.dtype | None) -> Path:
+    """The path to write to, after checking that it can be written and can carry what it is asked to.
+
+    Raises:
+        CheckpointError: an unknown suffix, a folder, metadata that the format cannot carry, or a wrong number type.
+    """
     path = Path(path)
     if path.suffix not in _SUFFIXES:
         raise CheckpointError(f"a checkpoint ends with {', '.join(_SUFFIXES)}, got {path.name!r}")
@@ -178,34 +146,20 @@ def _destination(path: str | PathLike[str], metadata: Mapping[str, str] | None, 
     wrong = {key: value for key, value in (metadata or {}).items() if not isinstance(value, str)}
     if wrong:
         raise CheckpointError(f"metadata values must be strings, got {wrong}")
+    checked_fusion((metadata or {}).get(RECOMMENDED_FUSION), str(path))
     if dtype is not None and not dtype.is_floating_point:
         raise CheckpointError(f"weights need a floating-point dtype, got {dtype}")
     return path
 
 
-def _storable(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+def storable(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """A tensor as it goes into a file: on the CPU, of the wanted number type, with a storage of its own size."""
     if dtype is not None and tensor.is_floating_point():
         tensor = tensor.to(dtype)
     tensor = tensor.detach().cpu().contiguous()
     # A view would take its whole storage into the file.
     whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
     return tensor if whole else tensor.clone()
-
-
-def _require_equal(path: Path, official: Mapping[str, Tensor], dtype: torch.dtype | None) -> None:
-    written = read_tensors(path)
-    wrong = [name for name, tensor in official.items() if not _same(written.get(name), _storable(tensor, dtype))]
-    if wrong:
-        raise CheckpointError(f"{path} was not written correctly: {len(wrong)} tensors differ from the source")
-
-
-def _same(a: Tensor | None, b: Tensor) -> bool:
-    # As bytes, so that NaN equals NaN and -0.0 differs from 0.0.
-    return a is not None and a.dtype == b.dtype and a.shape == b.shape and _bytes(a).equal(_bytes(b))
-
-
-def _bytes(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().reshape(-1).view(torch.uint8)
 
 
 def _sync(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`hqsam convert`: another container, number type or part of a checkpoint, proved by reading the result back."""
+"""`hqsam convert`: another layout, container, number type or part of a checkpoint, proved by reading it back."""
 
 from __future__ import annotations
 
@@ -15,8 +15,19 @@ from hqsam.cli.options import JsonFlag
 def convert(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="A checkpoint of any known layout.")],
     destination: Annotated[Path, typer.Argument(metavar="DST", help="Ends with .pth, .pt or .safetensors.")],
+    to: Annotated[
+        Literal["official", "sam", "hq_sam", "hq_head", "hq_decoder", "transformers", "timm"],
+        typer.Option(
+            "--to",
+            metavar="FORMAT",
+            help="official, sam, hq_sam, hq_head, hq_decoder, transformers or timm (the encoder alone).",
+        ),
+    ] = "official",
     head: Annotated[
         Path | None, typer.Option("--head", metavar="FILE", help="HQ head, or HQ mask decoder, to put into SRC.")
+    ] = None,
+    encoder: Annotated[
+        Path | None, typer.Option("--encoder", metavar="FILE", help="Image encoder of timm to put into SRC.")
     ] = None,
     part: Annotated[
         Literal["all", "hq", "sam"], typer.Option("--part", help="What to keep: all, the HQ head, or plain SAM.")
@@ -25,19 +36,32 @@ def convert(
         Literal["float32", "float16", "bfloat16"] | None,
         typer.Option("--dtype", help="Number type of the result; as in SRC by default."),
     ] = None,
+    recommended_fusion: Annotated[
+        Literal["sum", "hq", "sam"] | None,
+        typer.Option("--recommended-fusion", help="Fusion that users of a .safetensors DST get by default."),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Rewrite a checkpoint under the official names, and compare what was written with what was meant.
+    """Rewrite a checkpoint of any known layout, and compare what was written with what was meant.
 
     \b
     hqsam convert sam_hq_vit_l.pth sam_hq_vit_l.fp16.safetensors --dtype float16
     hqsam convert mobile_sam.pt merged.pth --head hq_head.safetensors
+    hqsam convert sam_hq_vit_b.pth model.safetensors --to transformers
     """
     import torch
 
     from hqsam.checkpoints import convert_checkpoint
 
-    chosen = None if dtype is None else getattr(torch, dtype)
-    info = convert_checkpoint(source, destination, head=head, part=part, dtype=chosen)
+    info = convert_checkpoint(
+        source,
+        destination,
+        to=to,
+        head=head,
+        encoder=encoder,
+        part=part,
+        dtype=None if dtype is None else getattr(torch, dtype),
+        metadata=None if recommended_fusion is None else {"recommended_fusion": recommended_fusion},
+    )
     rows = describe(info)
     typer.echo(json.dumps(rows) if as_json else f"wrote {info.path}: {info.title}, {rows['dtype']}")

@@ -18,7 +18,7 @@ def inspect(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A .pth, .pt or .safetensors file.")],
     as_json: JsonFlag = False,
 ) -> None:
-    """Say what a checkpoint holds: layout, variant, HQ head or not, tensors, number type, size.
+    """Say what a checkpoint holds: layout, variant, trained HQ head or not, tensors, number type, size, metadata.
 
     \b
     hqsam inspect sam_hq_vit_l.pth
@@ -33,7 +33,7 @@ def inspect(
     typer.echo(f"{info.path}: {info.title}")
     for name, value in rows.items():
         if name != "path" and value not in (None, {}):
-            typer.echo(f"  {name.replace('_', ' '):<16}{_words(value)}")
+            typer.echo(f"  {name.replace('_', ' '):<20}{_words(value)}")
 
 
 def describe(info: CheckpointInfo) -> dict[str, Any]:
@@ -44,10 +44,12 @@ def describe(info: CheckpointInfo) -> dict[str, Any]:
         "variant": info.variant,
         "has_sam": info.has_sam,
         "has_hq": info.has_hq,
+        "head_trained": info.head_trained,
         "dtype": info.dtype,
         "num_tensors": info.num_tensors,
         "num_parameters": info.num_parameters,
         "size_bytes": info.size_bytes,
+        "recommended_fusion": info.metadata.get("recommended_fusion"),
         "metadata": dict(info.metadata),
     }
 

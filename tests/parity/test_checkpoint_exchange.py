@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hqsam.checkpoints import (
+    convert_checkpoint,
     hq_state_dict,
     load_checkpoint,
     official_state_dict,
@@ -21,6 +22,7 @@ from hqsam.checkpoints import (
     save_checkpoint,
     with_unused_classifier,
 )
+from hqsam.checkpoints.foreign import from_official
 from hqsam.models import Sam
 from hqsam.registry import build_model, model_spec
 from tests.helpers import fill_parameters
@@ -145,6 +147,16 @@ def test_the_published_trainers_decoder_file_here(published: ModuleType, tmp_pat
     assert_same_masks(ours, theirs)
 
 
+def test_our_decoder_file_in_the_published_trainer(published: ModuleType, tmp_path: Path) -> None:
+    ours = fill_parameters(build_model(model_spec("hq_test_vit")))
+    save_checkpoint(ours, tmp_path / "ours.pth")  # type: ignore[arg-type]
+    assert convert_checkpoint(tmp_path / "ours.pth", tmp_path / "epoch.pth", to="hq_decoder").layout == "hq_decoder"
+    theirs = small_vit(published, hq=True).mask_decoder
+    theirs.load_state_dict(torch.load(tmp_path / "epoch.pth", weights_only=True), strict=True)
+    expected = {n.removeprefix("mask_decoder."): t for n, t in official_state_dict(ours).items() if "mask_dec" in n}
+    assert equal(dict(theirs.state_dict()), expected)
+
+
 @pytest.fixture(scope="module")
 def light() -> Sam:
     return fill_parameters(build_model(model_spec("hq_vit_tiny")))  # type: ignore[return-value]
@@ -178,3 +190,36 @@ def test_a_head_alone_has_the_published_names(published: ModuleType, tmp_path: P
     assert result.unexpected_keys == [] and equal(head, hq_state_dict(ours))
     plain = small_vit(published, hq=False).state_dict()
     assert set(result.missing_keys) == set(plain)
+
+
+@pytest.mark.parametrize("variant", ["base", "large", "huge"])
+def test_names_and_shapes_of_timms_encoder(variant: str) -> None:
+    import timm
+
+    with torch.device("meta"):
+        theirs = timm.create_model(f"samvit_{variant}_patch16").state_dict()
+        ours = official_state_dict(build_model(model_spec(f"sam_vit_{variant[0]}")))
+    encoder = from_official({n: t for n, t in ours.items() if n.startswith("image_encoder.")}, "timm")
+    assert {n: t.shape for n, t in encoder.items()} == {n: t.shape for n, t in theirs.items()}
+
+
+def test_names_and_shapes_of_timms_tiny_encoder() -> None:
+    from timm.models.tiny_vit import TinyVit
+
+    with torch.device("meta"):
+        # of timm's `tiny_vit_5m_224`, a name that other packages take for themselves
+        backbone = TinyVit(num_classes=0, embed_dims=(64, 128, 160, 320), num_heads=(2, 4, 5, 10))
+        theirs = {n: t.shape for n, t in backbone.state_dict().items() if not n.startswith("head.")}
+        ours = official_state_dict(build_model(model_spec("sam_vit_tiny")))
+    encoder = from_official({n: t for n, t in ours.items() if n.startswith("image_encoder.")}, "timm")
+    neck = {n: t.shape for n, t in encoder.items() if n.startswith("neck.")}
+    assert len(neck) == 6 and {n: t.shape for n, t in encoder.items()} == {**theirs, **neck}
+
+
+def test_timms_own_conversion_gives_the_same_file(tmp_path: Path) -> None:
+    from timm.models.vision_transformer_sam import checkpoint_filter_fn
+
+    official = official_state_dict(fill_parameters(build_model(model_spec("hq_test_vit"))))
+    torch.save(official, tmp_path / "a.pth")
+    convert_checkpoint(tmp_path / "a.pth", tmp_path / "timm.safetensors", to="timm")
+    assert equal(load_file(tmp_path / "timm.safetensors"), checkpoint_filter_fn(official, None))

@@ -29,9 +29,8 @@ class SamViTEncoder(nn.Module):
 
     def __init__(self, spec: SamViTSpec, image_size: int) -> None:
         super().__init__()
-        if image_size % 16:
-            raise ValueError(f"image_size must be a multiple of the patch size 16, got {image_size}")
         self.img_size = image_size
+        self.global_blocks = spec.global_blocks
         self.early_channels = spec.width
         self._early_block = spec.global_blocks[0]
         self.backbone = build_sam_vit(spec, image_size)

@@ -30,8 +30,6 @@ class TinyViTEncoder(nn.Module):
 
     def __init__(self, spec: TinyViTSpec, image_size: int) -> None:
         super().__init__()
-        if image_size % 16:
-            raise ValueError(f"image_size must be a multiple of the total stride 16, got {image_size}")
         self.img_size = image_size
         self.early_channels = spec.widths[2]
         self.backbone = build_tiny_vit(spec)

@@ -59,6 +59,26 @@ def test_a_prefix_of_some_names_is_kept(tmp_path: Path) -> None:
     assert set(read_tensors(path)) == {"module.a", "b"}
 
 
+WHOLE = ["image_encoder.pos_embed", "prompt_encoder.no_mask_embed.weight", "mask_decoder.iou_token.weight"]
+
+
+@pytest.mark.parametrize("names", [WHOLE, ["vision_encoder.pos_embed", "mask_decoder.iou_token.weight"]])
+@pytest.mark.parametrize(
+    "prefix", ["sam.", "model.sam.", "module._orig_mod.", "trainer.net.sam_model.", "_orig_mod.module.sam."]
+)
+def test_any_prefix_of_a_whole_model_is_removed(tmp_path: Path, prefix: str, names: list[str]) -> None:
+    tensors = {prefix + name: torch.ones(1) for name in ["pixel_mean", *names]}
+    path = write(tmp_path / "a.pth", {"state_dict": tensors})
+    assert list(read_tensors(path)) == ["pixel_mean", *names]
+    path = write(tmp_path / "b.pth", {**tensors, "loss.weight": torch.ones(1)})
+    assert list(read_tensors(path)) == [*tensors, "loss.weight"]
+
+
+def test_the_name_of_a_part_is_no_prefix(tmp_path: Path) -> None:
+    names = ["mask_decoder.transformer.image_encoder.weight", "mask_decoder.iou_token.weight"]
+    assert list(read_tensors(write(tmp_path / "a.pth", dict.fromkeys(names, torch.ones(1))))) == names
+
+
 def test_parameters_become_plain_tensors(tmp_path: Path) -> None:
     path = write(tmp_path / "a.pth", {"a": torch.nn.Parameter(torch.ones(2))})
     assert not read_tensors(path)["a"].requires_grad

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hqsam.checkpoints import (
@@ -24,7 +24,9 @@ from hqsam.checkpoints import (
     with_unused_classifier,
     writing,
 )
+from hqsam.drop_in import sam_model_registry
 from hqsam.models import Sam
+from hqsam.registry import EMBEDDED_HEAD, EMBEDDED_SAM, create_model, load_by_name
 
 Layouts = dict[str, tuple[str, dict[str, Tensor]]]
 Build = Callable[..., Sam]
@@ -100,6 +102,7 @@ def test_metadata_of_safetensors(tmp_path: Path, build: Build) -> None:
         "hqsam_format": "1",
         "layout": "light_hq_sam",
         "variant": "test_tiny",
+        "image_size": "128",
         "fusion": "hq",
     }
     assert save_checkpoint(build("hq_test_tiny"), tmp_path / "a.pth").metadata == {}
@@ -242,3 +245,58 @@ def test_impossible_conversions(
             tmp_path / "a.pth", tmp_path / "b.pth", head=None if head is None else tmp_path / "head.pth", part=part
         )
     assert not (tmp_path / "b.pth").exists()
+
+
+# Recommended fusion
+
+
+@pytest.mark.parametrize("fusion", ["sum", "hq", "sam"])
+def test_a_recommended_fusion_is_the_default_of_create_model(fusion: str, tmp_path: Path, build: Build) -> None:
+    path = tmp_path / "a.safetensors"
+    info = save_checkpoint(build("hq_test_vit"), path, metadata={"recommended_fusion": fusion})
+    assert info.recommended_fusion == fusion == inspect_checkpoint(path).recommended_fusion
+    model = create_model("hq_test_vit", path, device="cpu")
+    assert model.default_fusion == fusion == model.resolve_fusion()
+    assert create_model("sam_test_vit", path, device="cpu").default_fusion is None
+    model, _ = load_by_name("hq_test_vit", path, device="cpu")  # what sam_model_registry does
+    assert model.default_fusion is None
+
+
+def test_the_registry_of_published_names_ignores_recommendations(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    convert_checkpoint(EMBEDDED_SAM, path, head=EMBEDDED_HEAD, metadata={"recommended_fusion": "hq"})
+    assert create_model("hq_vit_tiny", path, device="cpu").default_fusion == "hq"
+    assert sam_model_registry["vit_tiny"](checkpoint=path).default_fusion is None
+
+
+def test_a_file_that_recommends_nothing(tmp_path: Path, build: Build) -> None:
+    path = save_checkpoint(build("hq_test_vit"), tmp_path / "a.safetensors").path
+    assert inspect_checkpoint(path).recommended_fusion is None
+    assert create_model("hq_test_vit", path, device="cpu").default_fusion is None
+
+
+def test_an_unknown_recommended_fusion(tmp_path: Path, build: Build) -> None:
+    model, path = build("hq_test_vit"), tmp_path / "a.safetensors"
+    with pytest.raises(CheckpointError, match="recommended_fusion must be one of sum, hq, sam, got 'best'"):
+        save_checkpoint(model, path, metadata={"recommended_fusion": "best"})
+    assert not path.exists()
+    save_file({name: t.clone() for name, t in official_state_dict(model).items()}, path, {"recommended_fusion": "best"})
+    with pytest.raises(CheckpointError, match=r"a\.safetensors: recommended_fusion must be one of"):
+        create_model("hq_test_vit", path, device="cpu")
+    load_by_name("hq_test_vit", path, device="cpu")
+
+
+def test_conversion_keeps_the_recommendation_of_the_head_in_use(tmp_path: Path, build: Build) -> None:
+    source = build("hq_test_tiny", seed=1)
+    for name, fusion in (("a", "hq"), ("b", "sam")):
+        save_checkpoint(source, tmp_path / f"{name}.safetensors", part="hq", metadata={"recommended_fusion": fusion})
+    plain = save_checkpoint(source, tmp_path / "plain.pth", part="hq").path
+    sam = save_checkpoint(source, tmp_path / "sam.safetensors", part="sam").path
+    merged = convert_checkpoint(sam, tmp_path / "merged.safetensors", head=tmp_path / "a.safetensors")
+    assert merged.recommended_fusion == "hq"
+    again = convert_checkpoint(merged.path, tmp_path / "again.safetensors", head=tmp_path / "b.safetensors")
+    assert again.recommended_fusion == "sam"
+    assert load_checkpoint(source, merged.path, head=plain).recommended_fusion is None
+    assert convert_checkpoint(merged.path, tmp_path / "c.safetensors", head=plain).recommended_fusion is None
+    alone = convert_checkpoint(merged.path, tmp_path / "d.safetensors", part="sam")
+    assert "recommended_fusion" not in alone.metadata

@@ -1,0 +1,167 @@
+"""From any known layout to any other, proved by reading the result back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from hqsam.checkpoints.foreign import Naming
+from hqsam.checkpoints.formats import (
+    RECOMMENDED_FUSION,
+    SAM_PARTS,
+    Checkpoint,
+    CheckpointInfo,
+    open_checkpoint,
+    parts_in,
+)
+from hqsam.checkpoints.official import Part, family_of
+from hqsam.checkpoints.skeleton import require_complete
+from hqsam.checkpoints.state import Selection, parts_of, require_selection, select
+from hqsam.checkpoints.writing import destination, storable, write
+from hqsam.errors import CheckpointError
+
+Format = Literal["official", "sam", "hq_sam", "hq_head", "hq_decoder", "transformers", "timm"]
+
+# What a format holds; None: whatever the source has.
+_PARTS: Mapping[Format, frozenset[Part] | None] = {
+    "official": None,
+    "sam": SAM_PARTS,
+    "hq_sam": SAM_PARTS | {"head"},
+    "hq_head": frozenset({"head"}),
+    "hq_decoder": frozenset({"trunk", "head"}),
+    "transformers": None,
+    "timm": frozenset({"encoder"}),
+}
+_NAMING: Mapping[Format, Naming] = {"hq_decoder": "decoder", "transformers": "transformers", "timm": "timm"}
+_NEEDS: Mapping[Part, str] = {
+    "encoder": "image encoder",
+    "prompt": "prompt encoder",
+    "trunk": "mask decoder",
+    "head": "HQ head",
+}
+
+
+def convert_checkpoint(
+    src: str | PathLike[str],
+    dst: str | PathLike[str],
+    *,
+    to: Format = "official",
+    head: str | PathLike[str] | None = None,
+    encoder: str | PathLike[str] | None = None,
+    part: Selection = "all",
+    dtype: torch.dtype | None = None,
+    metadata: Mapping[str, str] | None = None,
+    include_unused_head: bool = True,
+) -> CheckpointInfo:
+    """Rewrite a checkpoint of any known layout: another layout, container, number type or part, or merged from parts.
+
+    The source has to be complete. The result is read back and compared, bit by bit, with what was meant to be written.
+
+    Args:
+        src: the file to convert.
+        dst: as `path` of `save_checkpoint`.
+        to: "official": official names, all that the source holds; "sam", "hq_sam": the same, a whole model without or
+            with an HQ head; "hq_head": the head alone; "hq_decoder": SAM's mask decoder and the head, as the published
+            trainer writes them; "transformers": its SAM or SamHQ, plain ViT only; "timm": the image encoder alone.
+        head: a file with an HQ head or an HQ mask decoder to put into `src`, over what is there.
+        encoder: a file with an image encoder alone (timm's names) to put into `src`, over what is there.
+        part: as in `save_checkpoint`.
+        dtype: as in `save_checkpoint`.
+        metadata: as in `save_checkpoint`; entries of the source files are kept where `dst` can carry them.
+        include_unused_head: as in `save_checkpoint`, for official names.
+
+    Returns:
+        What was written.
+
+    Raises:
+        CheckpointError: a file cannot be read or written or is incomplete, `head` or `encoder` is not one for this
+            model, or `to` or `part` asks for what is not there.
+    """
+    path = destination(dst, metadata, dtype)
+    require_selection(part)
+    if to not in get_args(Format):
+        raise CheckpointError(f"to must be one of {', '.join(map(repr, get_args(Format)))}, got {to!r}")
+    source = open_checkpoint(src)
+    require_complete(source)
+    official, kept = dict(source.official), _kept(source)
+    for extra in _additions(source, head=head, encoder=encoder):
+        official |= extra.official
+        if extra.info.has_hq:
+            kept.pop(RECOMMENDED_FUSION, None)  # which is that of the head in use
+        kept |= _kept(extra)
+    official = select(official, part)
+    if not official:
+        raise CheckpointError(f"{src} is {source.info.title}; it has no tensors for part={part!r}")
+    official = _only(official, to, f"{src} is {source.info.title}")
+    if "head" not in parts_in(official):
+        kept.pop(RECOMMENDED_FUSION, None)
+    carried = {**kept, **(metadata or {})} if path.suffix == ".safetensors" else None
+    options = {"dtype": dtype, "metadata": carried, "include_unused_head": include_unused_head}
+    info = write(path, official, naming=_NAMING.get(to, "official"), **options)  # type: ignore[arg-type]
+    _require_equal(path, official, dtype)
+    return info
+
+
+def _additions(
+    source: Checkpoint, *, head: str | PathLike[str] | None, encoder: str | PathLike[str] | None
+) -> list[Checkpoint]:
+    """The files to put into a source, in this order, after checking that each is made for it."""
+    found, info = [], source.info
+    if encoder is not None:
+        extra = open_checkpoint(encoder)
+        if extra.info.layout != "timm_encoder" or extra.architecture != source.architecture:
+            raise CheckpointError(
+                f"encoder={encoder} is {extra.info.title}, not an image encoder alone for {info.path} ({info.title})"
+            )
+        found.append(extra)
+    if head is not None:
+        extra = open_checkpoint(head)
+        channels = source.architecture.early_channels if source.architecture else source.early_channels
+        if extra.info.has_sam or extra.early_channels != channels:
+            raise CheckpointError(f"head={head} is {extra.info.title}, not an HQ head for {info.path} ({info.title})")
+        found.append(extra)
+    for extra in found:
+        require_complete(extra)
+    return found
+
+
+def _kept(file: Checkpoint) -> dict[str, str]:
+    """What a source says about itself that holds for the result too."""
+    return {} if file.info.layout == "training_state" else dict(file.info.metadata)
+
+
+def _only(official: dict[str, Tensor], to: Format, source: str) -> dict[str, Tensor]:
+    """The tensors that a format holds, all of them."""
+    have, wanted = parts_in(official), _PARTS[to]
+    if to == "transformers":
+        if family_of(official) == "tiny":
+            raise CheckpointError(f"{source}; transformers has no SAM with a TinyViT")
+        wanted = SAM_PARTS | (have & {"head"})
+    if wanted is None:
+        return official
+    missing = [title for part, title in _NEEDS.items() if part in wanted - have]
+    if missing:
+        raise CheckpointError(f"{source}; what is to be written as {to!r} lacks the {' and the '.join(missing)}")
+    parts = parts_of(official)
+    return {name: tensor for name, tensor in official.items() if parts[name] in wanted}
+
+
+def _require_equal(path: Path, official: Mapping[str, Tensor], dtype: torch.dtype | None) -> None:
+    written = open_checkpoint(path).official
+    wrong = [name for name, tensor in official.items() if not _same(written.get(name), storable(tensor, dtype))]
+    if wrong or written.keys() != official.keys():
+        raise CheckpointError(f"{path} was not written correctly: {len(wrong)} tensors differ from the source")
+
+
+def _same(a: Tensor | None, b: Tensor) -> bool:
+    # As bytes, so that NaN equals NaN and -0.0 differs from 0.0.
+    return a is not None and a.dtype == b.dtype and a.shape == b.shape and _bytes(a).equal(_bytes(b))
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.contiguous().reshape(-1).view(torch.uint8)
