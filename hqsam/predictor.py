@@ -18,9 +18,9 @@ from hqsam.features import PredictorFeatures, image_hash, model_fingerprint
 from hqsam.geometry import ResizeLongestSide
 from hqsam.images import as_rgb_uint8
 from hqsam.models import Sam
-from hqsam.postprocess import full_size_masks
 from hqsam.prompts import Prompt, PromptFrame
-from hqsam.segmentation import Answer, Segmentation, answer_prompts, segment_images
+from hqsam.refine import Refine
+from hqsam.segmentation import Answer, Segmentation, answer_prompts, masks_of_image, segment_images
 from hqsam.types import Candidates, Fusion, ImageFeatures, Prompts
 
 
@@ -57,6 +57,7 @@ class SamPredictor:
         self._hq_source: tuple[Tensor, Tensor] | None = None
         self._hq_features: Tensor | None = None
         self._hashed: tuple[Tensor, str] | None = None
+        self._image: tuple[Tensor, NDArray[np.uint8]] | None = None
 
     def set_image(self, image: NDArray[np.uint8], image_format: str = "RGB") -> None:
         """Encode an image.
@@ -74,6 +75,7 @@ class SamPredictor:
         self.set_torch_image(tensor, rgb.shape[:2])
         assert self.features is not None
         self._hashed = self.features, image_hash(rgb)
+        self._image = self.features, rgb.copy()  # callers may draw on theirs
 
     @torch.no_grad()
     def set_torch_image(self, transformed_image: Tensor, original_image_size: tuple[int, ...]) -> None:
@@ -141,13 +143,16 @@ class SamPredictor:
         Raises:
             ValueError: they belong to another image encoder or to another image. What was set before stays set.
         """
-        features.require(self.model, None if image is None else as_rgb_uint8(image, image_format))
+        rgb = None if image is None else as_rgb_uint8(image, image_format)
+        features.require(self.model, rgb)
         features = features.to(self.device)
         self.reset_image()
         self.original_size, self.input_size = features.original_size, features.input_size
         self.features = features.image_embedding
         self.interm_features = [features.early_feature.permute(0, 2, 3, 1)]
         self._hashed = features.image_embedding, features.image_hash
+        if rgb is not None:
+            self._image = features.image_embedding, rgb.copy()
         self.is_image_set = True
 
     def hq_features(self) -> Tensor | None:
@@ -171,6 +176,7 @@ class SamPredictor:
         *,
         fusion: Fusion | None = None,
         candidates: Candidates = "best",
+        refine: Refine | None = None,
     ) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.float32]]:
         """Predict masks from prompts in pixels of the original image.
 
@@ -186,6 +192,8 @@ class SamPredictor:
             hq_token_only: return HQ's mask alone, same as `fusion="hq"`.
             fusion: "sum" (default of HQ models), "hq", or "sam" for exactly plain SAM.
             candidates: "all" with `multimask_output` returns each of SAM's three masks fused with HQ's.
+            refine: "zoom" looks again at the part of the image around each object that fills little of it; the
+                returned logits are those of the first look.
 
         Returns:
             masks (C, H, W) bool, or float32 logits; scores (C,), SAM's predicted IoU; low-resolution logits
@@ -205,6 +213,7 @@ class SamPredictor:
             return_logits=return_logits,
             fusion=self.model.resolve_fusion(fusion, hq_token_only),
             candidates=candidates,
+            refine=refine,
         )
         masks, scores, logits = self._predict(prompts, answer)
         arrays = [t.cpu().numpy() for t in (masks, scores, logits)]
@@ -223,6 +232,7 @@ class SamPredictor:
         *,
         fusion: Fusion | None = None,
         candidates: Candidates = "best",
+        refine: Refine | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Predict masks from batched prompts in the model's input frame (see `transform`).
 
@@ -236,6 +246,7 @@ class SamPredictor:
             hq_token_only: see `predict`.
             fusion: see `predict`.
             candidates: see `predict`.
+            refine: see `predict`.
 
         Returns:
             masks (N, C, H, W) bool or float32 logits, scores (N, C), low-resolution logits (N, C, 256, 256).
@@ -251,6 +262,7 @@ class SamPredictor:
             return_logits=return_logits,
             fusion=self.model.resolve_fusion(fusion, hq_token_only),
             candidates=candidates,
+            refine=refine,
         )
         return self._predict(prompts, answer)
 
@@ -263,6 +275,7 @@ class SamPredictor:
         return_logits: bool = False,
         fusion: Fusion | None = None,
         candidates: Candidates = "best",
+        refine: Refine | None = None,
         image_format: str = "RGB",
         batch_size: int | None = None,
     ) -> list[Segmentation]:
@@ -277,6 +290,7 @@ class SamPredictor:
             return_logits: see `predict`.
             fusion: see `predict`.
             candidates: see `predict`.
+            refine: see `predict`.
             image_format: channel order of the images.
             batch_size: images encoded and decoded together; None is 1 on a CPU, where more gain nothing, else 8.
 
@@ -291,6 +305,7 @@ class SamPredictor:
             return_logits=return_logits,
             fusion=self.model.resolve_fusion(fusion),
             candidates=candidates,
+            refine=refine,
         )
         return segment_images(self.model, images, prompts, answer, image_format=image_format, batch_size=batch_size)
 
@@ -299,9 +314,13 @@ class SamPredictor:
         features = self._image_features()
         hq_features = None if answer.fusion == "sam" else self._cached_hq_features(features)
         logits, scores = answer_prompts(self.model, features, prompts, answer, hq_features)
-        threshold = None if answer.return_logits else self.model.mask_threshold
-        masks = full_size_masks(logits, self.input_size, self.original_size, self.model.image_size, threshold=threshold)
+        frame = self.input_size, self.original_size
+        masks = masks_of_image(self.model, self._known_image(), frame, prompts, logits, answer)
         return masks, scores, logits
+
+    def _known_image(self) -> NDArray[np.uint8] | None:
+        """The set image; None where only its embedding is known."""
+        return self._image[1] if self._image is not None and self._image[0] is self.features else None
 
     def _require_image(self) -> None:
         if not self.is_image_set:

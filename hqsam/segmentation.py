@@ -11,12 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hqsam.geometry import ResizeLongestSide
+from hqsam.encoding import encode_images
 from hqsam.images import as_rgb_uint8
 from hqsam.models import Sam, select_masks
 from hqsam.models.selection import MULTIMASK_CANDIDATES, SINGLE_CANDIDATE
 from hqsam.postprocess import full_size_masks
 from hqsam.prompts import Prompt, PromptFrame, as_prompts
+from hqsam.refine import Refine, require_refine, zoom
 from hqsam.types import Candidates, Fusion, ImageFeatures, Prompts
 
 GPU_BATCH = 8
@@ -39,6 +40,16 @@ class Answer:
     return_logits: bool
     fusion: Fusion
     candidates: Candidates
+    refine: Refine | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be refined, before anything is computed."""
+        require_refine(self.refine)
+        if self.refine is not None and self.masks_per_prompt > 1:
+            raise ValueError(
+                f"refine={self.refine!r} takes one mask a prompt, not the {self.masks_per_prompt} candidates: "
+                'set multimask_output=False, or candidates="best" with an HQ head'
+            )
 
     @property
     def candidate_numbers(self) -> tuple[int, ...]:
@@ -81,24 +92,36 @@ def answer_prompts(
     return logits.float(), scores.float()
 
 
-@torch.no_grad()
-def encode_images(model: Sam, images: Sequence[NDArray[np.uint8]]) -> tuple[ImageFeatures, list[tuple[int, int]]]:
-    """Resize, pad and encode pictures of any sizes as one batch.
+def masks_of_image(
+    model: Sam,
+    image: NDArray[np.uint8] | None,
+    frame: tuple[tuple[int, ...], tuple[int, ...]],
+    prompts: Prompts,
+    logits: Tensor,
+    answer: Answer,
+) -> Tensor:
+    """Bring the answers for one image to its size, refined if that is wanted.
 
     Args:
         model: the model.
-        images: (H, W, 3) uint8 RGB arrays.
+        image: (H, W, 3) uint8 RGB, needed for refining.
+        frame: size (height, width) of the resized image inside the model's input, and (H, W).
+        prompts: the N prompts, as they were answered.
+        logits: (N, C, 4h, 4w) float32.
+        answer: which masks are wanted.
 
     Returns:
-        Encoder outputs, one row an image, and the size (height, width) of each resized image inside the model's input.
+        (N, C, H, W) bool, or float32 logits.
+
+    Raises:
+        ValueError: refining without the image.
     """
-    resize, inputs, sizes = ResizeLongestSide(model.image_size), [], []
-    for image in images:
-        pixels = torch.from_numpy(resize.apply_image(image)).permute(2, 0, 1)
-        inputs.append(model.preprocess(pixels.to(model.device)))
-        sizes.append((pixels.shape[1], pixels.shape[2]))
-    features: ImageFeatures = model.image_encoder(torch.stack(inputs))
-    return features, sizes
+    threshold = None if answer.return_logits else model.mask_threshold
+    if answer.refine is None:
+        return full_size_masks(logits, *frame, model.image_size, threshold=threshold)
+    if image is None:
+        raise ValueError(f"refine={answer.refine!r} needs the picture itself: set it with set_image(image)")
+    return zoom(model, image, prompts, logits, fusion=answer.fusion, threshold=threshold)
 
 
 @dataclass(frozen=True)
@@ -161,9 +184,8 @@ def _segment_batch(model: Sam, jobs: Sequence[_Job], answer: Answer) -> Iterator
     index = torch.arange(len(jobs)).repeat_interleave(torch.tensor(counts))
     joined = Prompts.cat([job.prompts for job in jobs]).with_image_index(index)
     logits, scores = answer_prompts(model, features, joined, answer)
-    threshold = None if answer.return_logits else model.mask_threshold
     for job, input_hw, low, score in zip(jobs, input_sizes, logits.split(counts), scores.split(counts), strict=True):
-        masks = full_size_masks(low, input_hw, job.original_hw, model.image_size, threshold=threshold)
+        masks = masks_of_image(model, job.image, (input_hw, job.original_hw), job.prompts, low, answer)
         yield job.place, Segmentation(masks.cpu().numpy(), score.cpu().numpy(), low.cpu().numpy())
 
 

@@ -13,9 +13,10 @@ from torch import Tensor
 from hqsam.automatic.grids import Crop
 from hqsam.automatic.scoring import CropScorer
 from hqsam.automatic.table import MaskTable
+from hqsam.encoding import encode_images
 from hqsam.geometry import ResizeLongestSide
 from hqsam.models import Sam
-from hqsam.segmentation import Answer, answer_prompts, encode_images
+from hqsam.segmentation import Answer, answer_prompts
 from hqsam.types import ImageFeatures, Prompts
 
 CPU_POINTS, GPU_POINTS = 16, 64

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hqsam.predictor import SamPredictor
+    from hqsam.refine import Refine
     from hqsam.types import Fusion
 
 
@@ -48,6 +49,7 @@ class Request:
     boxes: list[list[float]]  # XYXY
     points: list[tuple[float, float, int]]  # x, y, label
     multimask: bool
+    refine: Refine | None = None
 
 
 Picture = Annotated[Path, typer.Argument(metavar="IMAGE", help="Photograph; any format that Pillow reads.")]
@@ -71,6 +73,11 @@ Multimask = Annotated[
     ),
 ]
 
+RefineChoice = Annotated[
+    Literal["zoom"] | None,
+    typer.Option("--refine", help="zoom: look again at the part of the picture around each small object."),
+]
+
 
 def predict(
     image: Picture,
@@ -81,6 +88,7 @@ def predict(
     out: Out = Path("predictions"),
     fusion: FusionChoice = None,
     multimask: Multimask = None,
+    refine: RefineChoice = None,
     device: Device = "auto",
     as_json: JsonFlag = False,
     text: Texts = None,
@@ -100,7 +108,7 @@ def predict(
     Writes NAME_mask.png (NAME_mask_0.png, ... for several masks), NAME_overlay.png and NAME.json.
     """
     wanted = make_text_request(text, detector, text_threshold, text_projection)
-    request = make_request(box, point, multimask, wanted)
+    request = make_request(box, point, multimask, wanted, refine)
     from hqsam.images import read_image
     from hqsam.predictor import SamPredictor
     from hqsam.registry import create_model
@@ -150,6 +158,7 @@ def make_request(
     points: list[str] | None,
     multimask: bool | None = None,
     text: TextRequest | None = None,
+    refine: Refine | None = None,
 ) -> Request:
     """Prompts from the command line.
 
@@ -158,15 +167,19 @@ def make_request(
         points: texts of --point.
         multimask: let SAM choose among three masks; None: for one point alone, which is ambiguous.
         text: what --text asks for.
+        refine: see `SamPredictor.predict`.
 
     Raises:
-        ValueError: no prompt, not numbers, boxes beside text, or points beside several boxes or texts.
+        ValueError: no prompt, not numbers, boxes or refining beside text, or points beside several boxes or texts.
     """
     request = Request(
         boxes=[parse_box(text) for text in boxes or []],
         points=[parse_point(text) for text in points or []],
         multimask=(not boxes and len(points or []) == 1 and text is None) if multimask is None else multimask,
+        refine=refine,
     )
+    if text is not None and refine is not None:
+        raise ValueError("--refine goes with --box and --point; a box that --text found is in its JSON")
     if text is not None and request.boxes:
         raise ValueError("--text finds objects by itself: leave --box out, or correct the text with --point")
     if text is not None and len(text.phrases) > 1 and request.points:
@@ -198,7 +211,9 @@ def predict_objects(
         labels = np.array([point[2] for point in request.points])
         if boxes is not None:
             coords, labels = coords[None], labels[None]
-    masks, scores, _ = predictor.predict(coords, labels, boxes, multimask_output=request.multimask, fusion=fusion)
+    masks, scores, _ = predictor.predict(
+        coords, labels, boxes, multimask_output=request.multimask, fusion=fusion, refine=request.refine
+    )
     if boxes is None:
         masks, scores = masks[None], scores[None]
     # plain SAM hands out three candidates for an ambiguous prompt; the command answers with the best-scored one

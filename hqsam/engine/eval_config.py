@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hqsam.engine.config import MISSING, setting
+from hqsam.refine import Refine
 from hqsam.types import Fusion
 
 ProtocolName = Literal["predictor", "paper"]
@@ -22,6 +23,7 @@ class EvalOptions:
         columns: "sam", "hq", "sum"; empty for all that the model and the protocol have.
         max_per_source: only the first objects of each source, in the order of the data set; None for all.
         dilation_ratio: ring width of the boundary IoU as a share of the image diagonal.
+        refine: as in `SamPredictor.predict`; protocol "predictor" only.
         workers: threads that read images ahead; 0 reads when needed.
     """
 
@@ -31,6 +33,7 @@ class EvalOptions:
     max_per_source: int | None = None
     dilation_ratio: float = 0.02
     workers: int = 0
+    refine: Refine | None = None
 
 
 @dataclass(kw_only=True)
@@ -64,6 +67,7 @@ class EvalConfig:
     dilation_ratio: float = setting(
         0.02, "ring width of boundary IoU as a share of the image diagonal", above=0, at_most=1
     )
+    refine: Literal["none", "zoom"] = setting("none", "zoom: look again at the crops around small objects")
     plots: int = setting(8, "pictures of the worst cases, and as many of the best gains", at_least=0)
     model: EvalModelConfig = field(default_factory=EvalModelConfig)
     data: EvalDataConfig = field(default_factory=EvalDataConfig)

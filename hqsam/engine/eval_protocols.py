@@ -19,6 +19,7 @@ from hqsam.boxes import mask_to_box
 from hqsam.engine.eval_config import EvalOptions, ProtocolName
 from hqsam.models import Sam, select_masks
 from hqsam.predictor import SamPredictor
+from hqsam.refine import Refine
 from hqsam.types import FUSIONS, Fusion, Prompts
 
 INSIDE = 128
@@ -52,10 +53,15 @@ def make_path(model: Sam, options: EvalOptions) -> MaskPath:
     """The path of a protocol.
 
     Raises:
-        ValueError: the model cannot give a column that was asked for, or any that the protocol has.
+        ValueError: the model cannot give a column that was asked for, or any that the protocol has; refining in a
+            protocol that has none.
     """
     columns = _choose_columns(model, options.protocol, options.columns)
-    return PaperPath(model) if options.protocol == "paper" else PredictorPath(model, columns)
+    if options.protocol == "predictor":
+        return PredictorPath(model, columns, options.refine)
+    if options.refine is not None:
+        raise ValueError(f"refine={options.refine!r} belongs to protocol 'predictor', not to {options.protocol!r}")
+    return PaperPath(model)
 
 
 def _choose_columns(model: Sam, protocol: ProtocolName, asked: Sequence[str]) -> tuple[Fusion, ...]:
@@ -79,9 +85,10 @@ def _choose_columns(model: Sam, protocol: ProtocolName, asked: Sequence[str]) ->
 class PredictorPath:
     """The path a user gets: `SamPredictor`, long side resized, padded, logits fused, threshold 0."""
 
-    def __init__(self, model: Sam, columns: tuple[Fusion, ...]) -> None:
+    def __init__(self, model: Sam, columns: tuple[Fusion, ...], refine: Refine | None = None) -> None:
         self.predictor = SamPredictor(model)
         self.columns = columns
+        self.refine = refine
 
     def __call__(self, image: NDArray[np.uint8], targets: Sequence[NDArray[np.uint8]]) -> Iterator[Predicted]:
         """See `MaskPath`."""
@@ -94,7 +101,9 @@ class PredictorPath:
                 yield {column: rows[row] for column, rows in masks.items()}
 
     def _predict(self, boxes: Tensor, fusion: Fusion) -> NDArray[np.bool_]:
-        masks, _, _ = self.predictor.predict_torch(None, None, boxes, multimask_output=False, fusion=fusion)
+        masks, _, _ = self.predictor.predict_torch(
+            None, None, boxes, multimask_output=False, fusion=fusion, refine=self.refine
+        )
         array: NDArray[np.bool_] = masks[:, 0].cpu().numpy()
         return array
 
@@ -104,6 +113,7 @@ class PredictorPath:
             "name": "predictor",
             "resize": "long side to the resolution, padded with zeros at the bottom and on the right",
             "masks": "single mask, upsampled to the original size, logit > 0",
+            "refine": self.refine or "none",
             "columns": {
                 column: {
                     "sam": "plain SAM, without the HQ token",

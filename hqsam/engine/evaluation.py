@@ -197,6 +197,7 @@ def run(config: EvalConfig, world: World | None = None) -> EvalResult:
         model = create_model(name, checkpoint, device=world.device, dtype=dtype)
         options = EvalOptions(
             protocol=config.protocol,
+            refine=None if config.refine == "none" else config.refine,
             prompts=config.prompts,
             columns=tuple(config.columns),  # type: ignore[arg-type]
             max_per_source=config.data.max_per_source,

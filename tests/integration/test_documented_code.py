@@ -10,7 +10,7 @@ import pytest
 from tests.helpers import ROOT
 
 
-@pytest.mark.parametrize("document", ["docs/predictor.md"])
+@pytest.mark.parametrize("document", ["docs/predictor.md", "docs/large_images.md"])
 def test_python_blocks_run_in_order(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "data").symlink_to(ROOT / "data")
     monkeypatch.chdir(tmp_path)

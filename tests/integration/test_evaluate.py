@@ -191,6 +191,24 @@ def test_plain_and_untrained_models_have_one_column(pack: Path, model: Sam) -> N
             evaluate(bad, records, EvalOptions(columns=("sam", "sum")))
 
 
+def test_refined_masks_are_the_predictors(model: Sam) -> None:
+    """Named in the protocol; the paper's protocol has no such thing."""
+    image = np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8)
+    target = np.zeros((300, 400), dtype=np.uint8)
+    target[40:90, 30:100] = 255
+    path = make_path(model, EvalOptions(refine="zoom", columns=("sum",)))
+    (mask,) = path(image, [target])
+    predictor = SamPredictor(model)
+    predictor.set_image(image)
+    box = np.array([[30.0, 40.0, 99.0, 89.0]])
+    np.testing.assert_array_equal(
+        mask["sum"], predictor.predict(box=box, multimask_output=False, refine="zoom")[0][0, 0]
+    )
+    assert path.describe()["refine"] == "zoom"
+    with pytest.raises(ValueError, match="belongs to protocol 'predictor'"):
+        make_path(model, EvalOptions(protocol="paper", refine="zoom"))
+
+
 def test_training_mode_is_restored(pack: Path, model: Sam) -> None:
     model.train()
     try:

@@ -14,8 +14,10 @@ from pycocotools import mask as coco
 
 from hqsam import create_model, save_checkpoint
 from hqsam.automatic import SamAutomaticMaskGenerator
+from hqsam.automatic import search as searching
 from hqsam.automatic.grids import Crop
 from hqsam.automatic.search import GridSearch
+from hqsam.features import image_hash
 from hqsam.images import read_image
 from hqsam.models import Sam
 from hqsam.registry import model_spec
@@ -89,14 +91,14 @@ def crops_searched_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def key_ours(search: GridSearch, crop: Crop, *_: Any) -> Any:
         return search.model, search.image.shape, crop, search.answer
 
-    def key_encoded(search: GridSearch, crops: Sequence[Crop]) -> Any:
-        return search.model, search.image.shape, *crops
+    def key_encoded(model: Any, images: Sequence[np.ndarray]) -> Any:
+        return model, *map(image_hash, images)
 
     for name in ("segment_anything_hq", "segment_anything"):
         cls = require_oracle(name).SamAutomaticMaskGenerator
         monkeypatch.setattr(cls, "_process_crop", remembered(cls._process_crop, key_theirs))
     monkeypatch.setattr(GridSearch, "_search_crop", remembered(GridSearch._search_crop, key_ours))
-    monkeypatch.setattr(GridSearch, "_encode", remembered(GridSearch._encode, key_encoded))
+    monkeypatch.setattr(searching, "encode_images", remembered(searching.encode_images, key_encoded))
 
 
 @cache

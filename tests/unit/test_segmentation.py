@@ -116,6 +116,46 @@ def _in_frame(predictor):
     return PromptFrame.of(predictor.model, predictor.original_size).checked(Prompt(box=BOX))
 
 
+def test_refining_through_the_predictor(predictor):
+    """The small object is looked at again, in every way of asking; the logits are those of the first look."""
+    image = np.random.default_rng(3).integers(0, 256, (200, 260, 3), dtype=np.uint8)
+    box = [20.0, 30.0, 50.0, 60.0]
+    predictor.set_image(image)
+    plain = predictor.predict(box=box, multimask_output=False, return_logits=True)
+    zoomed = predictor.predict(box=box, multimask_output=False, return_logits=True, refine="zoom")
+    assert not np.allclose(plain[0], zoomed[0], atol=1e-2)
+    assert np.array_equal(plain[1], zoomed[1]) and np.array_equal(plain[2], zoomed[2])
+    many = predictor.predict(box=[box, box], multimask_output=False, refine="zoom")
+    assert np.array_equal(many[0][1], zoomed[0] > 0)
+    kept = predictor.get_features()
+    for other in (SamPredictor(predictor.model), SamPredictor(predictor.model)):
+        other.load_features(kept, image)
+        image_of_caller = image.copy()
+        assert np.array_equal(other.predict(box=box, multimask_output=False, refine="zoom")[0], many[0][1])
+        assert np.array_equal(image, image_of_caller)
+    together = predictor.segment(
+        [image, image], [Prompt(box=box), []], multimask_output=False, return_logits=True, refine="zoom"
+    )
+    assert np.allclose(together[0].masks[0], zoomed[0], atol=2e-4) and len(together[1].masks) == 0
+
+
+def test_what_cannot_be_refined(predictor, images):
+    predictor.set_image(images[0])
+    for options in ({"candidates": "all"}, {"fusion": "sam"}):
+        with pytest.raises(ValueError, match="one mask a prompt, not the 3 candidates"):
+            predictor.predict(box=BOX, refine="zoom", **options)
+    with pytest.raises(ValueError, match="refine must be None or one of"):
+        predictor.predict(box=BOX, refine="twice")
+    blind = SamPredictor(predictor.model)
+    blind.load_features(predictor.get_features())
+    with pytest.raises(ValueError, match="needs the picture itself"):
+        blind.predict(box=BOX, refine="zoom")
+    blind.set_image(images[0])
+    blind.features = predictor.features.clone()  # put in by hand: of which image, nobody knows
+    with pytest.raises(ValueError, match="needs the picture itself"):
+        blind.predict(box=BOX, refine="zoom")
+
+
 @pytest.mark.parametrize("fusion", ["sam", "hq", "sum"])
 def test_a_recommended_fusion_is_the_default(images, fusion):
     predictor = make_predictor()

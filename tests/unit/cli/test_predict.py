@@ -100,6 +100,12 @@ def test_plain_sam_answers_with_its_best_candidate(photo: Path, monkeypatch: pyt
     assert (entry["area"], entry["bbox"], entry["score"]) == (6, [0, 0, 3, 2], pytest.approx(0.9))
 
 
+def test_refining_changes_a_small_object(photo: Path) -> None:
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (300, 300, 3), dtype=np.uint8)).save(photo)
+    plain = record_of(run(photo, "--box", "5,5,60,60"))["masks"]
+    assert record_of(run(photo, "--box", "5,5,60,60", "--refine", "zoom"))["masks"] != plain
+
+
 def test_json_goes_to_standard_output_alone(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = run(photo, "--box", "5,5,50,30", "--json")
     assert json.loads(capsys.readouterr().out) == record_of(out)
@@ -122,6 +128,8 @@ def test_json_goes_to_standard_output_alone(photo: Path, capsys: pytest.CaptureF
         (["--box", "1,1,9,9", "--checkpoint", "missing.pth"], "missing.pth"),
         (["--box", "1,1,9,9", "--model", "hq_vit_tine"], "hq_vit_tiny"),
         (["--boxes", "1,1,9,9"], "--boxes"),
+        (["--text", "a dog", "--refine", "zoom"], "--refine goes with --box and --point"),
+        (["--point", "9,9", "--fusion", "sam", "--refine", "zoom"], "one mask a prompt"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
