@@ -54,10 +54,10 @@ class SamPredictor:
         self.interm_features: list[Tensor] | None = None
         self.original_size: tuple[int, ...] | None = None
         self.input_size: tuple[int, ...] | None = None
-        self._hq_source: tuple[Tensor, Tensor] | None = None
-        self._hq_features: Tensor | None = None
-        self._hashed: tuple[Tensor, str] | None = None
-        self._image: tuple[Tensor, NDArray[np.uint8]] | None = None
+        self._hq_known: tuple[_State, Tensor] | None = None
+        self._encoded: tuple[_State, _State] | None = None
+        self._image_hash = ""
+        self._image: NDArray[np.uint8] | None = None
 
     def set_image(self, image: NDArray[np.uint8], image_format: str = "RGB") -> None:
         """Encode an image.
@@ -73,9 +73,7 @@ class SamPredictor:
         resized = self.transform.apply_image(rgb)
         tensor = torch.from_numpy(resized).to(self.device).permute(2, 0, 1)[None]
         self.set_torch_image(tensor, rgb.shape[:2])
-        assert self.features is not None
-        self._hashed = self.features, image_hash(rgb)
-        self._image = self.features, rgb.copy()  # callers may draw on theirs
+        self._image_hash, self._image = image_hash(rgb), rgb.copy()  # callers may draw on theirs
 
     @torch.no_grad()
     def set_torch_image(self, transformed_image: Tensor, original_image_size: tuple[int, ...]) -> None:
@@ -99,6 +97,7 @@ class SamPredictor:
         self.features = features.image_embedding
         self.interm_features = [features.early_feature.permute(0, 2, 3, 1)]
         self.is_image_set = True
+        self._encoded = _State.of_encoder(self.model), _State.of_tensors(self.features)
 
     def get_image_embedding(self) -> Tensor:
         """(1, 256, 64, 64) embedding of the set image.
@@ -114,20 +113,23 @@ class SamPredictor:
         """What was computed for the set image, to be kept and given to `load_features` later.
 
         Raises:
-            RuntimeError: no image is set.
+            RuntimeError: no image is set, its attributes were replaced by hand, or the encoder's weights changed since.
         """
         self._require_image()
         assert self.original_size is not None and self.input_size is not None
+        if not self._is_as_encoded() or self._encoded is None or self._encoded[0] != _State.of_encoder(self.model):
+            raise RuntimeError(
+                "the embedding is not what this image encoder made of the set image (its weights changed, or the "
+                "attribute was replaced): set the image again with set_image(image)"
+            )
         features = self._image_features()
-        # The public attributes may have been replaced since: then nothing is known of the image.
-        known = self._hashed is not None and self._hashed[0] is self.features
         return PredictorFeatures(
             features.image_embedding,
             features.early_feature,
             (self.original_size[0], self.original_size[1]),
             (self.input_size[0], self.input_size[1]),
             model_fingerprint(self.model),
-            self._hashed[1] if known and self._hashed is not None else "",
+            self._image_hash,
         )
 
     def load_features(
@@ -150,10 +152,9 @@ class SamPredictor:
         self.original_size, self.input_size = features.original_size, features.input_size
         self.features = features.image_embedding
         self.interm_features = [features.early_feature.permute(0, 2, 3, 1)]
-        self._hashed = features.image_embedding, features.image_hash
-        if rgb is not None:
-            self._image = features.image_embedding, rgb.copy()
+        self._image_hash, self._image = features.image_hash, None if rgb is None else rgb.copy()
         self.is_image_set = True
+        self._encoded = _State.of_encoder(self.model), _State.of_tensors(self.features)
 
     def hq_features(self) -> Tensor | None:
         """(1, 32, 4h, 4w): the HQ fusion's image-only part, computed once per image; None for plain SAM.
@@ -311,7 +312,7 @@ class SamPredictor:
 
     def _predict(self, prompts: Prompts, answer: Answer) -> tuple[Tensor, Tensor, Tensor]:
         assert self.input_size is not None and self.original_size is not None
-        features = self._image_features()
+        features = self._image_features(needs_early=answer.fusion != "sam")
         hq_features = None if answer.fusion == "sam" else self._cached_hq_features(features)
         logits, scores = answer_prompts(self.model, features, prompts, answer, hq_features)
         frame = self.input_size, self.original_size
@@ -320,22 +321,66 @@ class SamPredictor:
 
     def _known_image(self) -> NDArray[np.uint8] | None:
         """The set image; None where only its embedding is known."""
-        return self._image[1] if self._image is not None and self._image[0] is self.features else None
+        return self._image if self._is_as_encoded() else None
+
+    def _is_as_encoded(self) -> bool:
+        """Whether the embedding is still the one of the set image, and not another's that was put in its place."""
+        return self._encoded is not None and self._encoded[1] == _State.of_tensors(self.features)
 
     def _require_image(self) -> None:
         if not self.is_image_set:
             raise RuntimeError("no image is set: call set_image(image) before predicting")
 
-    def _image_features(self) -> ImageFeatures:
+    def _image_features(self, needs_early: bool = True) -> ImageFeatures:
         # Read from the public attributes: programs written for SAM keep and restore embeddings through them.
-        assert self.features is not None and self.interm_features is not None
-        return ImageFeatures(self.features, self.interm_features[0].permute(0, 3, 1, 2))
+        assert self.features is not None
+        if self.interm_features is not None:
+            return ImageFeatures(self.features, self.interm_features[0].permute(0, 3, 1, 2))
+        if needs_early:
+            raise RuntimeError("an HQ head needs interm_features beside features: keep and restore both")
+        return ImageFeatures(self.features, self.features.new_zeros(1, 1, 1, 1))  # plain SAM never looks at it
 
     @torch.no_grad()
     def _cached_hq_features(self, features: ImageFeatures) -> Tensor:
-        assert self.features is not None and self.interm_features is not None
-        source = (self.features, self.interm_features[0])
-        known = self._hq_source
-        if known is None or known[0] is not source[0] or known[1] is not source[1] or self._hq_features is None:
-            self._hq_source, self._hq_features = source, self.model.hq_features(features)
-        return self._hq_features
+        state = _State.of_head(
+            self.model, self.features, None if self.interm_features is None else self.interm_features[0]
+        )
+        if self._hq_known is None or self._hq_known[0] != state:
+            self._hq_known = state, self.model.hq_features(features)
+        return self._hq_known[1]
+
+
+class _State:
+    """What a kept result was computed from: tensors and the versions of their content, and how numbers are computed.
+
+    The tensors are held, so that no new one can come to stand at the address of an old one.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor | None], *how: Any) -> None:
+        self._tensors = [tensor for tensor in tensors if tensor is not None]
+        self._key = ([(id(tensor), _version(tensor)) for tensor in self._tensors], how)
+
+    @classmethod
+    def of_tensors(cls, *tensors: Tensor | None) -> _State:
+        return cls(tensors)
+
+    @classmethod
+    def of_encoder(cls, model: Sam) -> _State:
+        tensors = [*model.image_encoder.parameters(), *model.image_encoder.buffers()]
+        return cls(tensors, model.dtype, model.device)
+
+    @classmethod
+    def of_head(cls, model: Sam, *features: Tensor | None) -> _State:
+        autocast = torch.is_autocast_enabled(model.device.type)
+        how = (model.dtype, model.device, autocast, torch.get_autocast_dtype(model.device.type))
+        return cls([*features, *model.hq_parameters()], *how)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _State) and self._key == other._key
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _version(tensor: Tensor) -> int:
+    """Counts changes in place; tensors made in inference mode do not count them."""
+    return -1 if tensor.is_inference() else tensor._version

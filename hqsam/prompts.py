@@ -121,6 +121,8 @@ class PromptFrame:
         if coords is None or labels is None:
             return None, None
         points, kinds = finite(coords, "point_coords"), finite(labels, "point_labels")
+        if lead == (1,) and points.ndim == 2 and kinds.ndim == 1:  # beside one box, as programs for SAM pass them
+            points, kinds = points[None], kinds[None]
         if points.ndim != len(lead) + 2 or points.shape[: len(lead)] != lead or points.shape[-1] != 2:
             raise ValueError(f"point_coords must have shape {_shape(*lead, 'K', 2)}, xy pixels, got {points.shape}")
         if kinds.shape != points.shape[:-1]:

@@ -197,5 +197,6 @@ def _choose_dtype(dtype: torch.dtype | Literal["auto"] | None, device: torch.dev
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        native = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        known = device.type == "cpu" and torch.backends.mkldnn.is_available()
+        native = known and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return torch.bfloat16 if native else torch.float32

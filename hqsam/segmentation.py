@@ -120,7 +120,9 @@ def masks_of_image(
     if answer.refine is None:
         return full_size_masks(logits, *frame, model.image_size, threshold=threshold)
     if image is None:
-        raise ValueError(f"refine={answer.refine!r} needs the picture itself: set it with set_image(image)")
+        raise ValueError(
+            f"refine={answer.refine!r} needs the picture itself: use set_image(image) or load_features(features, image)"
+        )
     return zoom(model, image, prompts, logits, fusion=answer.fusion, threshold=threshold)
 
 

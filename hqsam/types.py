@@ -127,13 +127,17 @@ class Prompts:
         coords = torch.zeros((count, 0, 2), device=device)
         kinds = torch.zeros((count, 0), dtype=torch.int64, device=device)
         if points is not None and labels is not None:
-            coords, kinds = points, labels.to(torch.int64)
+            if labels.device.type == "cpu" and not torch.isin(labels, labels.new_tensor([-1, 0, 1])).all():
+                raise ValueError(
+                    f"labels must be 1 (foreground), 0 (background) or -1 (ignored), got {labels.tolist()}"
+                )
+            coords, kinds = points.to(torch.float32), labels.to(torch.int64)
             if boxes is None:
                 coords = torch.cat([coords, coords.new_zeros((count, 1, 2))], dim=1)
                 kinds = torch.cat([kinds, kinds.new_full((count, 1), NOT_A_POINT)], dim=1)
         if boxes is not None:
             corners = kinds.new_tensor([BOX_TOP_LEFT, BOX_BOTTOM_RIGHT]).expand(count, 2)
-            coords = torch.cat([coords.to(boxes.dtype), boxes.reshape(count, 2, 2)], dim=1)
+            coords = torch.cat([coords, boxes.to(torch.float32).reshape(count, 2, 2)], dim=1)
             kinds = torch.cat([kinds, corners], dim=1)
         return cls(coords, kinds, masks, None, image_index, padded=False)
 

@@ -27,8 +27,9 @@ from hqsam.types import CANDIDATES, Candidates, Fusion, ImageFeatures
 class SamAutomaticMaskGenerator:
     """Find the objects of an image by asking a grid of points (Segment Anything, appendix B).
 
-    Arguments, defaults and records are those of `segment_anything_hq` 0.3; what follows `output_mode` is ours. Each
-    argument is kept as an attribute of its name and may be changed between images.
+    Arguments, defaults and records are those of `segment_anything_hq` 0.3; what follows `output_mode` is ours. The
+    thresholds, `output_mode`, `candidates`, `fusion` and `progress` are attributes that may be changed between images;
+    what is searched (the grid and the crops) is fixed.
 
     Args:
         model: the model.
@@ -90,16 +91,17 @@ class SamAutomaticMaskGenerator:
         if (points_per_side is None) == (point_grids is None):
             raise ValueError("pass exactly one of points_per_side and point_grids; None stands for the other")
         if point_grids is not None:
-            self.point_grids = checked_grids(point_grids, crop_n_layers)
+            self.point_grids = checked_grids(point_grids, self.crop_n_layers)
         elif points_per_side is not None:
-            self.point_grids = layer_grids(_at_least("points_per_side", points_per_side, 1), crop_n_layers, factor)
+            side = _at_least("points_per_side", points_per_side, 1)
+            self.point_grids = layer_grids(side, self.crop_n_layers, factor)
         self.min_mask_region_area = _within("min_mask_region_area", min_mask_region_area, 0.0)
         if output_mode not in OUTPUT_MODES:
             raise ValueError(f"output_mode must be one of {OUTPUT_MODES}, got {output_mode!r}")
         self.output_mode: OutputMode = output_mode
         if candidates not in CANDIDATES:
             raise ValueError(f"candidates must be one of {CANDIDATES}, got {candidates!r}")
-        self.fusion = model.resolve_fusion(fusion)
+        self.fusion: Fusion | None = model.resolve_fusion(fusion)
         self.candidates: Candidates = candidates
         self.progress = progress
 
@@ -186,7 +188,12 @@ class SamAutomaticMaskGenerator:
             image=image,
             crops=image_crops(*_hw(image), self.crop_n_layers, self.crop_overlap_ratio),
             grids=self.point_grids,
-            answer=Answer(multimask=multimask, return_logits=False, fusion=self.fusion, candidates=self.candidates),
+            answer=Answer(
+                multimask=multimask,
+                return_logits=False,
+                fusion=self.predictor.model.resolve_fusion(self.fusion),
+                candidates=self.candidates,
+            ),
             points_per_batch=self.points_per_batch,
             pred_iou_thresh=self.pred_iou_thresh,
             stability_thresh=self.stability_score_thresh,

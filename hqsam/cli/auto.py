@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from hqsam.cli.auto_results import describe, draw_records, is_finished
-from hqsam.cli.options import DEFAULT_MODEL, CheckpointFile, Device, JsonFlag, ModelName, device_exists
+from hqsam.cli.options import DEFAULT_MODEL, CheckpointFile, Device, JsonFlag, ModelName, describe_file, load_model
 from hqsam.cli.predict import FusionChoice
 
 if TYPE_CHECKING:
@@ -93,15 +93,14 @@ def auto(
         "fusion": fusion,
     }
     given = {name: value for name, value in options.items() if value is not None}
-    weights = None if checkpoint is None else checkpoint.name
+    weights = None if checkpoint is None else describe_file(checkpoint)
     info = {"model": model, "checkpoint": weights, "preset": preset, "candidates": candidates, **given}
     summary = Summary(skipped=[file.name for file in files if is_finished(out, file, info)])
     todo = {number: file for number, file in enumerate(files, start=1) if file.name not in summary.skipped}
     if todo:
         from hqsam.automatic import SamAutomaticMaskGenerator
-        from hqsam.registry import create_model
 
-        network = create_model(model, checkpoint, device=device_exists(device))
+        network = load_model(model, checkpoint, device)
         generator = SamAutomaticMaskGenerator.preset(
             network, preset, candidates=candidates, output_mode="coco_rle", **given
         )

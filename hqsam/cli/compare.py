@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hqsam.cli.options import DEFAULT_MODEL, CheckpointFile, Device, ModelName, device_exists, parse_box
+from hqsam.cli.options import DEFAULT_MODEL, CheckpointFile, Device, ModelName, load_model, parse_box
 from hqsam.cli.predict import Boxes, Picture, Points, make_request, predict_objects
 from hqsam.cli.results import draw_overlay
 
@@ -39,11 +39,10 @@ def compare(
     part = None if zoom is None else parse_box(zoom)
     from hqsam.images import read_image, write_image
     from hqsam.predictor import SamPredictor
-    from hqsam.registry import create_model
     from hqsam.visualize import enlarge, side_by_side
 
     pixels = read_image(image)
-    predictor = SamPredictor(create_model(model, checkpoint, device=device_exists(device)))
+    predictor = SamPredictor(load_model(model, checkpoint, device))
     if not predictor.model.has_hq:
         raise ValueError(f"{model} is plain SAM and has nothing to compare with; use an hq_ model")
     predictor.set_image(pixels)

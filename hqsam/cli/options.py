@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from hqsam.models import Sam
 
 HELP_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 DEFAULT_MODEL = "hq_vit_tiny.embedded"
@@ -53,6 +56,27 @@ def parse_point(text: str) -> tuple[float, float, int]:
     if label not in (0.0, 1.0):
         raise ValueError(f"the label of --point must be 1 (inside the object) or 0 (outside), got {text!r}")
     return x, y, int(label)
+
+
+def load_model(name: str, checkpoint: Path | None, device: str) -> Sam:
+    """The model of the command line, with weights: without a file those that its name stands for.
+
+    Raises:
+        ValueError: unknown name or device, a file that does not fit, or weights that cannot be downloaded.
+    """
+    from hqsam.registry import create_model, model_spec
+
+    tagged = "." in name
+    chosen = "pretrained" if checkpoint is None and not tagged and model_spec(name).tags else checkpoint
+    return create_model(name, chosen, device=device_exists(device))
+
+
+def describe_file(path: Path) -> str:
+    """A file's name, size and time of change: runs write the same names with other content."""
+    if not path.is_file():
+        return str(path)
+    status = path.stat()
+    return f"{path.name}, {status.st_size} bytes, {status.st_mtime_ns}"
 
 
 def device_exists(name: str) -> str:

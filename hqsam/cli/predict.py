@@ -18,7 +18,7 @@ from hqsam.cli.options import (
     Device,
     JsonFlag,
     ModelName,
-    device_exists,
+    load_model,
     parse_box,
     parse_point,
 )
@@ -111,12 +111,11 @@ def predict(
     request = make_request(box, point, multimask, wanted, refine)
     from hqsam.images import read_image
     from hqsam.predictor import SamPredictor
-    from hqsam.registry import create_model
 
     timings: dict[str, float] = {}
     pixels = read_image(image)
     with _timed(timings, "load_model"):
-        network = create_model(model, checkpoint, device=device_exists(device))
+        network = load_model(model, checkpoint, device)
         finder = None if wanted is None else TextFinder(wanted, model, str(network.device))
     predictor = SamPredictor(network)
     with _timed(timings, "encode"):
@@ -172,10 +171,11 @@ def make_request(
     Raises:
         ValueError: no prompt, not numbers, boxes or refining beside text, or points beside several boxes or texts.
     """
+    ambiguous = not boxes and len(points or []) == 1 and text is None and refine is None
     request = Request(
         boxes=[parse_box(text) for text in boxes or []],
         points=[parse_point(text) for text in points or []],
-        multimask=(not boxes and len(points or []) == 1 and text is None) if multimask is None else multimask,
+        multimask=ambiguous if multimask is None else multimask,
         refine=refine,
     )
     if text is not None and refine is not None:

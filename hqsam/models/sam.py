@@ -16,7 +16,7 @@ from hqsam.models.hq_decoder import HQMaskDecoder
 from hqsam.models.mask_decoder import DecoderInput, MaskDecoder
 from hqsam.models.prompt_encoder import PromptEncoder
 from hqsam.models.selection import ALL_CANDIDATES, MULTIMASK_CANDIDATES, SINGLE_CANDIDATE, select_masks
-from hqsam.postprocess import upscale_logits
+from hqsam.postprocess import full_size_masks, upscale_logits
 from hqsam.types import FUSIONS, DecoderOutput, Fusion, ImageFeatures, Prompts
 
 HeadState = Literal["random", "untrained", "trained"]
@@ -192,9 +192,11 @@ class Sam(nn.Module):
         if len(features.image_embedding) > 1 and prompts.image_index is None:
             raise ValueError(f"{len(features.image_embedding)} images need prompts with an image_index, got None")
         features = self._cast(features)
-        if use_hq and hq_features is None:
-            hq_features = self.hq_features(features)
+        if use_hq:
+            hq_features = self.hq_features(features) if hq_features is None else hq_features.to(self.dtype)
         image_feature = hq_features if use_hq else None
+        if not len(prompts):
+            return self._nothing(features, len(candidates), use_hq)
         image_pe = self.prompt_encoder.get_dense_pe()
         if chunk_size is None:
             chunk_size = CPU_CHUNK if self.device.type == "cpu" else GPU_CHUNK
@@ -209,6 +211,13 @@ class Sam(nn.Module):
             torch.cat([part.sam_logits for part in parts]),
             torch.cat(hq) if hq else None,
             torch.cat([part.iou for part in parts]),
+        )
+
+    def _nothing(self, features: ImageFeatures, candidates: int, use_hq: bool) -> DecoderOutput:
+        low = (4 * features.image_embedding.shape[2], 4 * features.image_embedding.shape[3])
+        empty = features.image_embedding.new_zeros
+        return DecoderOutput(
+            empty((0, candidates, *low)), empty((0, 1, *low)) if use_hq else None, empty((0, candidates))
         )
 
     def _decode_chunk(
@@ -256,25 +265,26 @@ class Sam(nn.Module):
         Returns:
             One dict an image: `masks` (N, C, H, W) bool, `iou_predictions` (N, C), `low_res_logits` (N, C, 256, 256).
         """
+        fusion = self.resolve_fusion(None, hq_token_only)
         images = torch.stack([self.preprocess(record["image"]) for record in batched_input])
         features: ImageFeatures = self.image_encoder(images)
         per_image = [
             Prompts.from_parts(
                 record.get("point_coords"), record.get("point_labels"), record.get("boxes"), record.get("mask_inputs")
-            )
+            ).to(self.device)
             for record in batched_input
         ]
         counts = [len(prompts) for prompts in per_image]
         index = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
         prompts = Prompts.cat(per_image).with_image_index(index).to(self.device)
         candidates = MULTIMASK_CANDIDATES if multimask_output else SINGLE_CANDIDATE
-        output = self.decode(features, prompts, candidates=candidates, use_hq=self.has_hq)
-        fusion = ("hq" if hq_token_only else "sum") if self.has_hq else "sam"
-        logits, iou = select_masks(output, multimask=multimask_output, fusion=fusion)  # type: ignore[arg-type]
+        output = self.decode(features, prompts, candidates=candidates, use_hq=fusion != "sam")
+        logits, iou = select_masks(output, multimask=multimask_output, fusion=fusion)
         results = []
         for record, low_res, scores in zip(batched_input, logits.split(counts), iou.split(counts), strict=True):
-            masks = self.postprocess_masks(low_res, record["image"].shape[-2:], record["original_size"])
-            results.append({"masks": masks > self.mask_threshold, "iou_predictions": scores, "low_res_logits": low_res})
+            frame = record["image"].shape[-2:], record["original_size"]
+            masks = full_size_masks(low_res, *frame, self.image_size, threshold=self.mask_threshold)
+            results.append({"masks": masks, "iou_predictions": scores, "low_res_logits": low_res})
         return results
 
     def postprocess_masks(self, masks: Tensor, input_size: tuple[int, ...], original_size: tuple[int, ...]) -> Tensor:

@@ -90,7 +90,22 @@ def test_an_image_that_was_never_seen(predictor, image):
     by_hand = SamPredictor(predictor.model)
     by_hand.set_image(image)
     by_hand.features = predictor.features.clone()
-    assert by_hand.get_features().image_hash == ""
+    with pytest.raises(RuntimeError, match="not what this image encoder made"):
+        by_hand.get_features()
+
+
+def test_weights_that_changed_since(image):
+    predictor = SamPredictor(make_model())
+    predictor.set_image(image)
+    predictor.get_features()
+    with torch.no_grad():
+        next(predictor.model.image_encoder.parameters()).mul_(2)
+    with pytest.raises(RuntimeError, match="weights changed"):
+        predictor.get_features()
+    predictor.set_image(image)
+    predictor.model.to(torch.bfloat16)
+    with pytest.raises(RuntimeError, match="weights changed"):
+        predictor.get_features()
 
 
 def test_fingerprint_and_hash(image):

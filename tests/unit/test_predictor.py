@@ -78,6 +78,81 @@ def test_embedding_kept_through_public_attributes(predictor, image):
     assert predictor.get_image_embedding().shape == (1, 256, 8, 8)
 
 
+def test_points_beside_one_box_as_the_original_takes_them(predictor):
+    alone = predictor.predict([[20, 20], [5, 40]], [1, 0], [BOX])
+    batched = predictor.predict([[[20, 20], [5, 40]]], [[1, 0]], [BOX])
+    assert all(np.array_equal(a, b) for a, b in zip(alone, batched, strict=True))
+
+
+def _fresh(model, image, **options):
+    other = SamPredictor(model)
+    other.set_image(image)
+    return other.predict(box=BOX, multimask_output=False, **options)[2]
+
+
+def test_nothing_kept_outlives_what_it_was_made_from(image):
+    """Another head, other features in place, other number types: the next answer knows."""
+    model = _model()
+    predictor = SamPredictor(model)
+    predictor.set_image(image)
+    predictor.predict(box=BOX)
+    with torch.no_grad():
+        for parameter in model.hq_parameters():
+            parameter.mul_(0.5)
+    assert np.allclose(predictor.predict(box=BOX, multimask_output=False)[2], _fresh(model, image), atol=1e-5)
+    other = SamPredictor(model)
+    other.set_image(image[:, ::-1].copy())
+    predictor.features.copy_(other.features)
+    predictor.interm_features[0].copy_(other.interm_features[0])
+    expected = other.predict(box=BOX, multimask_output=False)[2]
+    assert np.allclose(predictor.predict(box=BOX, multimask_output=False)[2], expected, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        predictor.predict(box=BOX)
+    assert np.allclose(predictor.predict(box=BOX, multimask_output=False)[2], expected, atol=1e-5)
+    model.to(torch.bfloat16)
+    assert np.isfinite(predictor.predict(box=BOX, multimask_output=False)[2]).all()
+
+
+def test_plain_sam_needs_no_early_feature(image):
+    """SAM's programs keep `features` alone."""
+    source, other = SamPredictor(_model("sam_test_vit")), SamPredictor(_model("sam_test_vit"))
+    source.set_image(image)
+    for name in ("features", "original_size", "input_size", "is_image_set"):
+        setattr(other, name, getattr(source, name))
+    assert np.array_equal(other.predict(box=BOX)[0], source.predict(box=BOX)[0])
+    hq = SamPredictor(_model())
+    hq.features, hq.original_size, hq.input_size = source.features, source.original_size, source.input_size
+    hq.is_image_set = True
+    assert hq.predict(box=BOX, fusion="sam")[0].shape == (3, 48, 80)
+    with pytest.raises(RuntimeError, match="needs interm_features"):
+        hq.predict(box=BOX)
+
+
+def test_tensors_that_a_detector_might_hand_over(predictor):
+    none = predictor.predict_torch(None, None, torch.zeros(0, 4))
+    assert [tuple(t.shape) for t in none] == [(0, 1, 48, 80), (0, 1), (0, 1, 32, 32)]
+    points, labels = torch.tensor([[[10.7, 3.9]]]), torch.ones(1, 1)
+    whole, real = (torch.tensor([[1, 2, 30, 40]], dtype=kind) for kind in (torch.int64, torch.float64))
+    assert torch.equal(
+        predictor.predict_torch(points, labels, whole)[2], predictor.predict_torch(points, labels, real)[2]
+    )
+    for wrong in (2, 7, -2):
+        with pytest.raises(ValueError, match="labels must be 1"):
+            predictor.predict_torch(points, torch.full((1, 1), wrong))
+
+
+def test_forward_obeys_the_same_rules(image):
+    model = _model()
+    record = {"image": torch.zeros(3, 128, 100), "original_size": (64, 50), "boxes": torch.zeros(0, 4)}
+    full, empty = model([{**record, "boxes": torch.tensor([[1.0, 1, 50, 50]])}, record], False)
+    assert full["masks"].shape == (1, 1, 64, 50) and empty["masks"].shape == (0, 1, 64, 50)
+    model.head_state = "untrained"
+    with pytest.raises(ValueError, match="untrained"):
+        model([record], False)
+    with pytest.raises(ValueError, match="plain SAM"):
+        _model("sam_test_vit")([record], False, hq_token_only=True)
+
+
 def test_bgr_and_grayscale(image):
     predictor = SamPredictor(_model())
     predictor.set_image(image)
@@ -123,7 +198,7 @@ def test_zero_area_box_is_a_one_pixel_object(predictor):
         ({"point_coords": [[1, 2]], "point_labels": [1, 0]}, "point_labels must have shape"),
         ({"point_coords": [[1, 2]], "point_labels": [2]}, "1 .foreground., 0 .background. or -1"),
         ({"point_coords": [[np.inf, 2]], "point_labels": [1]}, "point_coords must be finite"),
-        ({"point_coords": [[1, 2]], "point_labels": [1], "box": [BOX]}, "point_coords must have shape"),
+        ({"point_coords": [[1, 2]], "point_labels": [1], "box": [BOX, BOX]}, "point_coords must have shape"),
         ({"mask_input": np.zeros((1, 64, 64), np.float32)}, r"mask_input must have shape \(1, 32, 32\)"),
         ({"mask_input": np.zeros((1, 32, 32), np.int32)}, "floating-point logits"),
         ({"mask_input": np.full((1, 32, 32), np.nan)}, "mask_input must be finite"),

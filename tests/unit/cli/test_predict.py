@@ -129,7 +129,7 @@ def test_json_goes_to_standard_output_alone(photo: Path, capsys: pytest.CaptureF
         (["--box", "1,1,9,9", "--model", "hq_vit_tine"], "hq_vit_tiny"),
         (["--boxes", "1,1,9,9"], "--boxes"),
         (["--text", "a dog", "--refine", "zoom"], "--refine goes with --box and --point"),
-        (["--point", "9,9", "--fusion", "sam", "--refine", "zoom"], "one mask a prompt"),
+        (["--point", "9,9", "--multimask", "--fusion", "sam", "--refine", "zoom"], "one mask a prompt"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
