@@ -209,13 +209,8 @@ class SamPredictor:
         assert self.original_size is not None
         frame = PromptFrame.of(self.model, self.original_size)
         prompts, many = frame.assemble(point_coords, point_labels, box, mask_input)
-        answer = Answer(
-            multimask=multimask_output,
-            return_logits=return_logits,
-            fusion=self.model.resolve_fusion(fusion, hq_token_only),
-            candidates=candidates,
-            refine=refine,
-        )
+        chosen = self.model.resolve_fusion(fusion, hq_token_only)
+        answer = Answer(multimask_output, return_logits, chosen, candidates, refine)
         masks, scores, logits = self._predict(prompts, answer)
         arrays = [t.cpu().numpy() for t in (masks, scores, logits)]
         masks_np, scores_np, logits_np = arrays if many else (array[0] for array in arrays)
@@ -258,13 +253,8 @@ class SamPredictor:
         """
         self._require_image()
         prompts = Prompts.from_parts(point_coords, point_labels, boxes, mask_input)
-        answer = Answer(
-            multimask=multimask_output,
-            return_logits=return_logits,
-            fusion=self.model.resolve_fusion(fusion, hq_token_only),
-            candidates=candidates,
-            refine=refine,
-        )
+        chosen = self.model.resolve_fusion(fusion, hq_token_only)
+        answer = Answer(multimask_output, return_logits, chosen, candidates, refine)
         return self._predict(prompts, answer)
 
     def segment(
@@ -301,13 +291,7 @@ class SamPredictor:
         Raises:
             ValueError: as in `set_image` and `predict`, with the place of the image; lists of different lengths.
         """
-        answer = Answer(
-            multimask=multimask_output,
-            return_logits=return_logits,
-            fusion=self.model.resolve_fusion(fusion),
-            candidates=candidates,
-            refine=refine,
-        )
+        answer = Answer(multimask_output, return_logits, self.model.resolve_fusion(fusion), candidates, refine)
         return segment_images(self.model, images, prompts, answer, image_format=image_format, batch_size=batch_size)
 
     def _predict(self, prompts: Prompts, answer: Answer) -> tuple[Tensor, Tensor, Tensor]:

@@ -32,7 +32,7 @@ class Segmentation(NamedTuple):
     logits: NDArray[np.float32]  # (N, C, 4h, 4w), to be fed back as mask prompts
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Answer:
     """Which masks are wanted, and in what form; see `SamPredictor.predict`."""
 
