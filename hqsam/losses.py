@@ -10,6 +10,7 @@ map: (0, 0) is the top-left corner of the top-left pixel, and maps of different 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -48,6 +49,25 @@ def point_sample(x: Tensor, points: Tensor) -> Tensor:
         raise ValueError(f"the map must be floating or uint8, got {x.dtype}")
     grid = (2.0 * points - 1.0).to(x.dtype)
     return F.grid_sample(x, grid[:, :, None], mode="bilinear", align_corners=False)[..., 0]
+
+
+def mask_at(masks: Tensor, size_hw: Sequence[int]) -> Tensor:
+    """Bilinear values of masks at the pixel centres of another grid over the same frame.
+
+    Args:
+        masks: (N, 1, H, W) floating, or uint8, which counts as value / 255.
+        size_hw: (h, w) of the grid.
+
+    Returns:
+        (N, 1, h, w), float32 for uint8 masks.
+    """
+    height, width = size_hw
+    dtype = masks.dtype if masks.is_floating_point() else torch.float32
+    x = (torch.arange(width, device=masks.device, dtype=dtype) + 0.5) / width
+    y = (torch.arange(height, device=masks.device, dtype=dtype) + 0.5) / height
+    points = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).view(1, -1, 2)
+    values = point_sample(masks, points.expand(len(masks), -1, -1)).view(-1, 1, height, width)
+    return values / 255 if masks.dtype == torch.uint8 else values
 
 
 def select_points(logits: Tensor, candidates: Tensor, uniform: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hqsam.checkpoints.adapters import load_adapter, save_adapter
 from hqsam.checkpoints.conversion import convert_checkpoint
 from hqsam.checkpoints.formats import CheckpointInfo, inspect_checkpoint
 from hqsam.checkpoints.loader import load_checkpoint
@@ -9,7 +10,7 @@ from hqsam.checkpoints.official import to_memory_names, to_official_names
 from hqsam.checkpoints.reading import read_tensors
 from hqsam.checkpoints.state import (
     hq_state_dict,
-    load_hq_state_dict,
+    load_trained_state_dict,
     official_state_dict,
     with_unused_classifier,
 )
@@ -23,10 +24,12 @@ __all__ = [
     "convert_checkpoint",
     "hq_state_dict",
     "inspect_checkpoint",
+    "load_adapter",
     "load_checkpoint",
-    "load_hq_state_dict",
+    "load_trained_state_dict",
     "official_state_dict",
     "read_tensors",
+    "save_adapter",
     "save_checkpoint",
     "to_memory_names",
     "to_official_names",

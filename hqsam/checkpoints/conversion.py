@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from hqsam.checkpoints.adapters import merged_tensors
 from hqsam.checkpoints.foreign import Naming
 from hqsam.checkpoints.formats import (
     RECOMMENDED_FUSION,
@@ -18,6 +19,7 @@ from hqsam.checkpoints.formats import (
     CheckpointInfo,
     open_checkpoint,
     parts_in,
+    require_no_adapter,
 )
 from hqsam.checkpoints.official import Part, family_of
 from hqsam.checkpoints.skeleton import require_complete
@@ -53,6 +55,7 @@ def convert_checkpoint(
     to: Format = "official",
     head: str | PathLike[str] | None = None,
     encoder: str | PathLike[str] | None = None,
+    lora: str | PathLike[str] | None = None,
     part: Selection = "all",
     dtype: torch.dtype | None = None,
     metadata: Mapping[str, str] | None = None,
@@ -70,6 +73,7 @@ def convert_checkpoint(
             trainer writes them; "transformers": its SAM or SamHQ, plain ViT only; "timm": the image encoder alone.
         head: a file with an HQ head or an HQ mask decoder to put into `src`, over what is there.
         encoder: a file with an image encoder alone (timm's names) to put into `src`, over what is there.
+        lora: an encoder adapter to merge into the encoder that it was trained for.
         part: as in `save_checkpoint`.
         dtype: as in `save_checkpoint`.
         metadata: as in `save_checkpoint`; entries of the source files are kept where `dst` can carry them.
@@ -88,12 +92,15 @@ def convert_checkpoint(
         raise CheckpointError(f"to must be one of {', '.join(map(repr, get_args(Format)))}, got {to!r}")
     source = open_checkpoint(src)
     require_complete(source)
+    require_no_adapter(source.info)
     official, kept = dict(source.official), _kept(source)
     for extra in _additions(source, head=head, encoder=encoder):
         official |= extra.official
         if extra.info.has_hq:
             kept.pop(RECOMMENDED_FUSION, None)  # which is that of the head in use
         kept |= _kept(extra)
+    if lora is not None:
+        official = merged_tensors(official, lora)
     official = select(official, part)
     if not official:
         raise CheckpointError(f"{src} is {source.info.title}; it has no tensors for part={part!r}")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hqsam.checkpoints.foreign import Naming, to_official
 from hqsam.checkpoints.official import Family, Part, family_of, listing, part_of, translate_official
-from hqsam.checkpoints.reading import TensorFile, read_file
+from hqsam.checkpoints.reading import ADAPTED, TensorFile, is_adapter, read_file
 from hqsam.errors import CheckpointError
 from hqsam.types import FUSIONS, Fusion
 
@@ -58,7 +58,7 @@ _LAYOUT_TITLES: Mapping[Layout, str] = {
     "timm_encoder": "an image encoder alone under timm's names",
     "hq_decoder": "an HQ mask decoder without its image encoder",
     "hq_head": "an HQ head alone",
-    "training_state": "a training state with an HQ head",
+    "training_state": "a training state",
 }
 _PART_TITLES: Mapping[Part, str] = {
     "encoder": "an image encoder",
@@ -217,6 +217,11 @@ def recognise(file: TensorFile) -> Checkpoint:
     Raises:
         CheckpointError: names that belong to no known layout, or a part of a model that cannot be used alone.
     """
+    if is_adapter(file):
+        raise CheckpointError(
+            f"{file.path} is an encoder adapter (LoRA), which changes a model and is none; merge it into the model's "
+            "file with `hqsam convert MODEL DST --lora FILE`, or apply it with load_adapter"
+        )
     found = to_official(file.tensors, str(file.path))
     official = found.tensors
     if not official:
@@ -238,7 +243,7 @@ def recognise(file: TensorFile) -> Checkpoint:
     early = _early_channels(official)
     info = CheckpointInfo(
         path=file.path,
-        layout="training_state" if layout == "hq_head" and file.is_training_state else layout,
+        layout="training_state" if file.is_training_state else layout,
         variant=architecture.variant if architecture else _variant_of_head(early),
         has_sam=parts >= SAM_PARTS,
         has_hq="head" in parts,
@@ -250,6 +255,19 @@ def recognise(file: TensorFile) -> Checkpoint:
         head_trained=_head_trained(official) if "head" in parts else None,
     )
     return Checkpoint(info, official, found.naming, architecture, early)
+
+
+def require_no_adapter(info: CheckpointInfo) -> None:
+    """Refuse a training state whose encoder adapter would be lost.
+
+    Raises:
+        CheckpointError: it has one.
+    """
+    if info.layout == "training_state" and ADAPTED in info.metadata:
+        raise CheckpointError(
+            f"{info.path} is a training state with an encoder adapter, which would be lost; take model.safetensors of "
+            "the run folder, where it is merged, or resume the run"
+        )
 
 
 def parts_in(official: Mapping[str, Tensor]) -> frozenset[Part]:

@@ -16,6 +16,7 @@ from hqsam.checkpoints.formats import (
     CheckpointInfo,
     Layout,
     open_checkpoint,
+    require_no_adapter,
 )
 from hqsam.checkpoints.positions import fit_positions
 from hqsam.checkpoints.state import Target, check, copy_into, select
@@ -177,6 +178,7 @@ def _suggestion(target: Target, info: CheckpointInfo) -> str:
 
 def _checked(target: Target, file: Checkpoint) -> dict[str, Tensor]:
     tensors, parts = file.official, file.parts
+    require_no_adapter(file.info)
     if not target.model.has_hq and "head" in parts:
         tensors, parts = select(tensors, "sam"), parts - {"head"}
         logger.info("%s is %s; its HQ head is left out of %s", file.info.path, file.info.title, target.name)

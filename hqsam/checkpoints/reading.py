@@ -30,6 +30,12 @@ _TOP_LEVEL = ("image_encoder.", "prompt_encoder.", "mask_decoder.", "vision_enco
 TRAINING_STATE = "hqsam training state"
 """What our training states have under "format"."""
 
+LORA_DOWN, LORA_UP = ".lora_down", ".lora_up"
+"""What names of an encoder adapter's tensors end with."""
+
+ADAPTED = "encoder_adapter"
+"""Entry in the description of a training state that holds an encoder adapter too."""
+
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 
 _Kind = Literal["safetensors", "zip", "pickle"]
@@ -52,6 +58,11 @@ class TensorFile:
     metadata: dict[str, str]
     size_bytes: int
     is_training_state: bool = False
+
+
+def is_adapter(file: TensorFile) -> bool:
+    """Whether a file is an encoder adapter (LoRA), by the names of its tensors."""
+    return bool(file.tensors) and all(name.endswith((LORA_DOWN, LORA_UP)) for name in file.tensors)
 
 
 def read_tensors(path: str | PathLike[str]) -> dict[str, Tensor]:
@@ -233,5 +244,6 @@ def _common_prefix(names: Iterable[str]) -> str:
 def _describe_state(state: Mapping[str, Any]) -> dict[str, str]:
     config = state.get("config")
     model = config.get("model.name") if isinstance(config, Mapping) else None
-    known = {"step": state.get("step"), "epoch": state.get("epoch"), "model": model}
+    adapter = "yes" if state.get("lora") else None
+    known = {"step": state.get("step"), "epoch": state.get("epoch"), "model": model, ADAPTED: adapter}
     return {key: str(value) for key, value in known.items() if value is not None}

@@ -22,8 +22,14 @@ from hqsam.checkpoints.official import (
 from hqsam.errors import CheckpointError
 from hqsam.models import Sam
 
-Selection = Literal["all", "sam", "hq"]
+Selection = Literal["all", "sam", "hq", "hq_decoder"]
 
+_SELECTED: Mapping[Selection, frozenset[Part]] = {
+    "all": frozenset(get_args(Part)),
+    "sam": frozenset(get_args(Part)) - {"head"},
+    "hq": frozenset({"head"}),
+    "hq_decoder": frozenset({"trunk", "head"}),
+}
 NUM_CLASSES = 1000
 """Outputs of TinyViT's unused classifier in the published files."""
 
@@ -66,7 +72,7 @@ def official_state_dict(model: Sam, part: Selection = "all") -> dict[str, Tensor
 
     Args:
         model: any model, whatever hooks its own `state_dict` has.
-        part: "all", SAM's tensors, or those of the HQ head.
+        part: "all"; "sam"; "hq", those of the HQ head; "hq_decoder", those of SAM's mask decoder and the head.
 
     Returns:
         Official name -> tensor that shares memory with the model, without gradient.
@@ -75,7 +81,7 @@ def official_state_dict(model: Sam, part: Selection = "all") -> dict[str, Tensor
         CheckpointError: the HQ head of a plain SAM is asked for, or an unknown part.
     """
     require_selection(part)
-    if part == "hq" and not model.has_hq:
+    if part.startswith("hq") and not model.has_hq:
         raise CheckpointError("a plain SAM has no HQ head to save; build an hq_ model, or use part='all'")
     memory: dict[str, Tensor] = {}
     # Child by child: hooks on the model itself may rename what its own state_dict() returns.
@@ -85,14 +91,19 @@ def official_state_dict(model: Sam, part: Selection = "all") -> dict[str, Tensor
 
 
 def hq_state_dict(model: Sam) -> dict[str, Tensor]:
-    """The tensors that HQ training changes, under official names (`mask_decoder.hf_token.weight`, ...)."""
+    """The tensors of the HQ head under official names (`mask_decoder.hf_token.weight`, ...)."""
     return official_state_dict(model, "hq")
 
 
-def load_hq_state_dict(model: Sam, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `hq_state_dict` returned; all tensors and no others, or an error before anything changes.
+def load_trained_state_dict(model: Sam, tensors: Mapping[str, Tensor], part: Selection = "hq") -> None:
+    """Put back what `official_state_dict(model, part)` returned; all of it, or an error before anything changes.
 
     The head then counts as trained.
+
+    Args:
+        model: an HQ model.
+        tensors: official name -> tensor.
+        part: "hq" or "hq_decoder".
 
     Raises:
         CheckpointError: missing, unexpected or wrongly shaped tensors, or the model has no HQ head.
@@ -100,14 +111,14 @@ def load_hq_state_dict(model: Sam, tensors: Mapping[str, Tensor]) -> None:
     target = Target.of(model)
     if not model.has_hq:
         raise CheckpointError(f"{target.name} has no HQ head to load into; build an hq_ model")
-    copy_into(target, check(target, tensors, frozenset({"head"}), "the HQ state"))
+    copy_into(target, check(target, tensors, _SELECTED[part], "the trained state"))
     model.head_state = "trained"
 
 
 def select(official: Mapping[str, Tensor], part: Selection) -> dict[str, Tensor]:
-    """The tensors of SAM, of the HQ head, or all."""
+    """The tensors of some parts of a model."""
     parts = parts_of(official)
-    return {n: tensor for n, tensor in official.items() if part == "all" or (parts[n] == "head") == (part == "hq")}
+    return {name: tensor for name, tensor in official.items() if parts[name] in _SELECTED[part]}
 
 
 def require_selection(part: str) -> None:

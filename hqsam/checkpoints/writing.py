@@ -46,7 +46,7 @@ def save_checkpoint(
     Args:
         model: the model to save.
         path: ends with `.pth`, `.pt` (a plain dictionary) or `.safetensors`.
-        part: "all"; "hq", the HQ head alone; "sam", the plain SAM inside.
+        part: "all"; "hq", the HQ head alone; "hq_decoder", that and SAM's mask decoder; "sam", the plain SAM inside.
         dtype: number type of the stored floating-point tensors; None keeps the model's.
         metadata: more entries for the string map of a `.safetensors` file, which always states format version, layout
             and variant, and with SAM inside the side of its input (`image_size`). "recommended_fusion" ("sum", "hq" or
@@ -68,7 +68,7 @@ def save_checkpoint(
             "train it, or save SAM alone with part='sam'"
         )
     official = official_state_dict(model, part)
-    if part != "hq" and path.suffix == ".safetensors":
+    if not part.startswith("hq") and path.suffix == ".safetensors":
         metadata = {**(metadata or {}), "image_size": str(model.image_size)}
     return write(path, official, dtype=dtype, metadata=metadata, include_unused_head=include_unused_head)
 

@@ -29,8 +29,12 @@ def convert(
     encoder: Annotated[
         Path | None, typer.Option("--encoder", metavar="FILE", help="Image encoder of timm to put into SRC.")
     ] = None,
+    lora: Annotated[
+        Path | None, typer.Option("--lora", metavar="FILE", help="Encoder adapter of a training run to merge into SRC.")
+    ] = None,
     part: Annotated[
-        Literal["all", "hq", "sam"], typer.Option("--part", help="What to keep: all, the HQ head, or plain SAM.")
+        Literal["all", "hq", "hq_decoder", "sam"],
+        typer.Option("--part", help="What to keep: all, the HQ head, that and SAM's mask decoder, or plain SAM."),
     ] = "all",
     dtype: Annotated[
         Literal["float32", "float16", "bfloat16"] | None,
@@ -47,6 +51,7 @@ def convert(
     \b
     hqsam convert sam_hq_vit_l.pth sam_hq_vit_l.fp16.safetensors --dtype float16
     hqsam convert mobile_sam.pt merged.pth --head hq_head.safetensors
+    hqsam convert sam_hq_vit_b.pth adapted.safetensors --lora runs/mine/lora.safetensors
     hqsam convert sam_hq_vit_b.pth model.safetensors --to transformers
     """
     import torch
@@ -59,6 +64,7 @@ def convert(
         to=to,
         head=head,
         encoder=encoder,
+        lora=lora,
         part=part,
         dtype=None if dtype is None else getattr(torch, dtype),
         metadata=None if recommended_fusion is None else {"recommended_fusion": recommended_fusion},

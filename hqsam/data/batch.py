@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ class Sample:
         prompts: P prompts in model-input pixels.
         loss_candidates: (P, C, 2) float32 xy in [0, 1], of which the most uncertain enter the loss.
         loss_uniform: (P, U, 2) float32 xy in [0, 1], which enter it as they are.
+        click_draws: (P, R) float32 in [0, 1), which wrong pixel the click of each correction round takes.
     """
 
     key: str
@@ -39,6 +41,7 @@ class Sample:
     prompts: Prompts
     loss_candidates: Tensor
     loss_uniform: Tensor
+    click_draws: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +58,7 @@ class Batch:
         prompts: N prompts with their image index.
         loss_candidates: (N, C, 2).
         loss_uniform: (N, U, 2).
+        click_draws: (N, R).
     """
 
     keys: list[str]
@@ -66,6 +70,7 @@ class Batch:
     prompts: Prompts
     loss_candidates: Tensor
     loss_uniform: Tensor
+    click_draws: Tensor
 
     def to(self, device: torch.device | str) -> Batch:
         """Copy to a device, without waiting where the batch is pinned."""
@@ -74,6 +79,13 @@ class Batch:
     def pin_memory(self) -> Batch:
         """Copy to page-locked memory; a `DataLoader` calls this."""
         return self._map(lambda x: x.pin_memory())
+
+    def plain(self) -> dict[str, Any]:
+        """Everything as plain values and tensors, for files that are read without running code."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        prompts = {field.name: getattr(self.prompts, field.name) for field in fields(self.prompts)}
+        features = None if self.features is None else self.features._asdict()
+        return {**values, "prompts": prompts, "features": features}
 
     def _map(self, move: Callable[[Tensor], Tensor]) -> Batch:
         def optional(tensor: Tensor | None) -> Tensor | None:
@@ -96,6 +108,7 @@ class Batch:
             prompts=prompts,
             loss_candidates=move(self.loss_candidates),
             loss_uniform=move(self.loss_uniform),
+            click_draws=move(self.click_draws),
         )
 
 
@@ -127,4 +140,5 @@ def collate(samples: Sequence[Sample]) -> Batch:
         prompts=Prompts.cat(prompts),
         loss_candidates=torch.cat([sample.loss_candidates for sample in samples]),
         loss_uniform=torch.cat([sample.loss_uniform for sample in samples]),
+        click_draws=torch.cat([sample.click_draws for sample in samples]),
     )

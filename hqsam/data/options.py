@@ -37,6 +37,7 @@ class TrainDataOptions:
             feeds them.
         box_jitter: standard deviation of the noise on a box coordinate as a share of the side, cut off at 20 pixels of
             a 1024 frame; SAM used 0.1, the published HQ-SAM 0.
+        click_rounds: rounds of corrections, for each of which a random number comes with the sample.
         use_alpha: train on an object's matte where it has one.
         points_per_mask: points of the loss.
         oversample: candidates drawn for each of those points.
@@ -59,13 +60,20 @@ class TrainDataOptions:
     num_points: int = 10
     mask_scale: Literal["published", "predictor"] = "published"
     box_jitter: float = 0.0
+    click_rounds: int = 0
     use_alpha: bool = True
     points_per_mask: int = 112 * 112
     oversample: float = 3.0
     importance: float = 0.75
 
     def __post_init__(self) -> None:
-        for name, least in (("prompts_per_image", 1), ("views", 0), ("points_per_mask", 1), ("max_tries", 1)):
+        for name, least in (
+            ("prompts_per_image", 1),
+            ("views", 0),
+            ("click_rounds", 0),
+            ("points_per_mask", 1),
+            ("max_tries", 1),
+        ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.pad not in ("published", "predictor"):

@@ -20,7 +20,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hqsam.errors import ConfigError
 
-__all__ = ["MISSING", "config_to_yaml", "describe_settings", "flatten_config", "load_config", "setting"]
+__all__ = [
+    "MISSING",
+    "config_to_yaml",
+    "default_values",
+    "describe_settings",
+    "flatten_config",
+    "load_config",
+    "setting",
+]
 
 T = TypeVar("T")
 
@@ -98,16 +106,27 @@ def flatten_config(config: object) -> dict[str, Any]:
     return dict(_leaves(OmegaConf.to_container(OmegaConf.structured(config)), type(config)))
 
 
+def default_values(schema: type) -> dict[str, Any]:
+    """Dotted path -> default of every key of a schema that has one, as plain values."""
+    values = {key: _default(field) for key, field in _fields(schema)}
+    return {
+        key: list(value) if isinstance(value, tuple) else value for key, value in values.items() if value != MISSING
+    }
+
+
 def describe_settings(schema: type) -> list[tuple[str, str, str]]:
     """(dotted path, default, help) of every key of a schema, for ``--help``."""
     rows = []
     for key, field in _fields(schema):
-        if field.default is not dataclasses.MISSING:
-            default = field.default
-        else:
-            default = field.default_factory() if field.default_factory is not dataclasses.MISSING else MISSING
+        default = _default(field)
         rows.append((key, "required" if default == MISSING else str(default), field.metadata.get("help", "")))
     return rows
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    return field.default_factory() if field.default_factory is not dataclasses.MISSING else MISSING
 
 
 class _Unparsable:

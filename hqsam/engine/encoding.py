@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from hqsam.data import FeatureStore, Sample, TrainingSet
 from hqsam.engine.distributed import World, from_main, wait_for_all
+from hqsam.engine.objective import autocast
 from hqsam.engine.schedule import Item
 from hqsam.engine.terminal import progress_bar, terminal
-from hqsam.engine.trainer import autocast
 from hqsam.models import Sam
 from hqsam.types import ImageFeatures
 

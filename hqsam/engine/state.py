@@ -11,20 +11,38 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hqsam.checkpoints import atomic_path, hq_state_dict, load_hq_state_dict
-from hqsam.engine.config import flatten_config
+from hqsam.checkpoints import atomic_path, load_trained_state_dict, official_state_dict, save_checkpoint
+from hqsam.checkpoints.adapters import adapter_state_dict, load_adapter_state_dict
+from hqsam.checkpoints.state import Selection
+from hqsam.engine.config import default_values, flatten_config
 from hqsam.engine.distributed import World, from_main, gather_objects, wait_for_all
 from hqsam.engine.train_config import TrainConfig
 from hqsam.engine.trainer import Trainer
 from hqsam.errors import CheckpointError, ConfigError
+from hqsam.models import Sam
 
 logger = logging.getLogger(__name__)
 
 FORMAT = "hqsam training state"
 VERSION = 1
 
-EXACTNESS = ("seed", "model.name", "loop.dtype", "loop.amp", "data.", "optim.beta", "optim.eps")
+EXACTNESS = (
+    "seed",
+    "model.name",
+    "model.image_size",
+    "model.trained",
+    "model.lora",
+    "loop.dtype",
+    "loop.amp",
+    "loop.ema",
+    "data.",
+    "clicks.",
+    "optim.beta",
+    "optim.eps",
+)
 """Keys, or beginnings of keys, whose change makes the rest of a run differ from an unbroken one."""
+STRUCTURE = ("model.name", "model.trained", "model.lora_rank")
+"""Keys that say which tensors a state holds: it fits no other model, on purpose or not."""
 HARMLESS = ("data.root", "data.workers", "data.val")
 """Exceptions to `EXACTNESS`."""
 
@@ -87,7 +105,8 @@ class StateFolder:
 
 
 def training_state(trainer: Trainer) -> dict[str, Any]:
-    """What `restore` needs, as plain values and tensors; the head under its official names."""
+    """What `restore` needs, as plain values and tensors; weights under their official names."""
+    model, adapter, average = trainer.model, trainer.adapter, trainer.average
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -98,9 +117,28 @@ def training_state(trainer: Trainer) -> dict[str, Any]:
         "steps_per_epoch": trainer.plan.steps_per_epoch,
         "data": trainer.plan.data,
         "config": flatten_config(trainer.config),
-        "head": hq_state_dict(trainer.model),
+        "head": official_state_dict(model, trained_selection(model)),
+        "lora": None if adapter is None else adapter_state_dict(model, adapter),
+        "ema": None if average is None else average.values,
         "optimizer": trainer.optimizer.state_dict(),
     }
+
+
+def trained_selection(model: Sam) -> Selection:
+    """What of a model training changes in place."""
+    return "hq_decoder" if "decoder" in model.trained_parts else "hq"
+
+
+def save_trained(trainer: Trainer, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write what training changed to the smallest file that holds all of it.
+
+    That is the HQ head, the head and SAM's mask decoder, or the whole model where its encoder was adapted (merged).
+    """
+    if trainer.adapter is None:
+        save_checkpoint(trainer.model, path, part=trained_selection(trainer.model), metadata=metadata)
+        return
+    with trainer.adapter.merged():
+        save_checkpoint(trainer.model, path, metadata=metadata)
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -143,7 +181,11 @@ def restore(trainer: Trainer, path: Path, *, exact: bool) -> float | None:
     """
     state = from_main(lambda: read_state(path), trainer.world)
     _compare(state, trainer, path, exact=exact)
-    load_hq_state_dict(trainer.model, state["head"])
+    load_trained_state_dict(trainer.model, state["head"], trained_selection(trainer.model))
+    if trainer.adapter is not None:
+        load_adapter_state_dict(trainer.model, trainer.adapter, state["lora"])
+    if trainer.average is not None:  # a run that kept none so far begins one here
+        trainer.average.load(state.get("ema") or trainer.parameters)
     settings = [{key: group[key] for key in ("betas", "eps")} for group in trainer.optimizer.param_groups]
     trainer.optimizer.load_state_dict(state["optimizer"])
     for group, new in zip(trainer.optimizer.param_groups, settings, strict=True):
@@ -157,7 +199,8 @@ def restore(trainer: Trainer, path: Path, *, exact: bool) -> float | None:
 
 
 def _compare(state: Mapping[str, Any], trainer: Trainer, path: Path, *, exact: bool) -> None:
-    old, new = dict(state["config"]), flatten_config(trainer.config)
+    # A setting that the state's version did not have yet was what its default is now.
+    old, new = {**default_values(TrainConfig), **state["config"]}, flatten_config(trainer.config)
     for values in (old, new):  # where features are kept is free; whether they are is half precision or full
         values["data.keep_features"] = values["data.keep_features"] is not None
     changed = {key: (old.get(key), value) for key, value in new.items() if old.get(key) != value}
@@ -171,6 +214,9 @@ def _compare(state: Mapping[str, Any], trainer: Trainer, path: Path, *, exact: b
     }
     if state["data"] != trainer.plan.data:
         breaking["the list of training images"] = (state["data"], trainer.plan.data)
+    if other := [key for key in STRUCTURE if key in changed]:
+        theirs = ", ".join(f"{key}={changed[key][0]}" for key in other)
+        raise ConfigError(f"{path} is the state of another model: {theirs}; start anew with resume=none")
     if breaking and exact:
         lines = [f"{key} was {was!r}, is {now!r}" for key, (was, now) in breaking.items()]
         raise ConfigError(

@@ -16,6 +16,10 @@ class ModelConfig:
     checkpoint: str | None = setting(None, "weights to start from: a SAM, HQ-SAM or HQ-head file")
     fresh_hq_head: bool = setting(False, "allow a plain SAM file: the HQ head starts from random weights")
     random_weights: bool = setting(False, "allow no weights at all; for trials of the machinery")
+    image_size: int | None = setting(None, "side of the square input in pixels; null: that of the weights", at_least=16)
+    trained: Literal["hq", "hq+decoder"] = setting("hq", "the HQ head alone, or SAM's mask decoder with it")
+    lora_rank: int = setting(0, "rank of a trained adapter of the encoder's attention (LoRA); 0: none", at_least=0)
+    lora_alpha: float | None = setting(None, "its update is scaled by alpha / rank; null: by 1", above=0)
 
 
 @dataclass(kw_only=True)
@@ -100,6 +104,18 @@ class OptimConfig:
     beta2: float = setting(0.999, at_least=0, at_most=0.99999)
     eps: float = setting(1e-8, above=0)
     clip: float | None = setting(None, "largest gradient norm; null: not clipped", above=0)
+    decoder_factor: float = setting(0.1, "learning rate of SAM's mask decoder, where trained, over lr", above=0)
+    lora_factor: float = setting(1.0, "learning rate of the encoder's adapter over lr", above=0)
+
+
+@dataclass(kw_only=True)
+class ClicksConfig:
+    """Corrections after the first prompt, as SAM was trained; the published HQ-SAM has none."""
+
+    rounds: int = setting(
+        0, "further answers to each prompt, each after one click where the last was wrong", at_least=0
+    )
+    feed_mask: bool = setting(True, "the last answer is the mask prompt of the next, as the predictor's users do")
 
 
 @dataclass(kw_only=True)
@@ -111,6 +127,13 @@ class LoopConfig:
     batch_size: int = setting(4, "images for each process in a micro-batch", at_least=1)
     accumulate: int = setting(1, "micro-batches for each optimizer step", at_least=1)
     amp: Literal["off", "bf16"] = setting("off", "bf16: forward pass under bfloat16 autocast")
+    ema: float | None = setting(
+        None,
+        "decay of a running average of the weights, which is validated and exported; null: none",
+        above=0,
+        at_most=1,
+    )
+    compile: bool = setting(False, "torch.compile the encoder; needs a C++ compiler on a CPU, Triton on a GPU")
     dtype: Literal["float32", "float64"] = setting("float32", "parameters; float64 is for tests")
     log_every: int = setting(20, "steps between log lines", at_least=1)
     val_every: int = setting(0, "steps between validations; 0: after each epoch", at_least=0)
@@ -131,5 +154,6 @@ class TrainConfig:
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    clicks: ClicksConfig = field(default_factory=ClicksConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)

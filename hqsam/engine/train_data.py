@@ -55,7 +55,7 @@ def open_train_data(config: TrainConfig, model: Sam, world_size: int = 1) -> Tra
     data, loop = config.data, config.loop
     source = _open_source(data, model.image_size)
     try:
-        options = data_options(data)
+        options = data_options(data, click_rounds=config.clicks.rounds)
         plain = TrainingSet(source, options, model.image_size, config.seed)
         length = max(data.epoch_images or len(plain), loop.batch_size * loop.accumulate * world_size)
         order = functools.partial(_order, tuple(plain.sources), config.seed, tuple(data.weights.items()), length)
@@ -84,11 +84,12 @@ def open_train_data(config: TrainConfig, model: Sam, world_size: int = 1) -> Tra
     return TrainData(TrainingSet(source, options, model.image_size, config.seed, store), plain, plan, store)
 
 
-def data_options(config: DataConfig) -> TrainDataOptions:
+def data_options(config: DataConfig, *, click_rounds: int = 0) -> TrainDataOptions:
     """How samples are made; the sections `augment`, `prompts` and `points` have the names of the options."""
     augment = dataclasses.asdict(config.augment)
     return TrainDataOptions(
         views=config.views,
+        click_rounds=click_rounds,
         use_alpha=config.use_alpha,
         **{**augment, "mosaic_weights": augment["mosaic_weights"] or None},
         **dataclasses.asdict(config.prompts),

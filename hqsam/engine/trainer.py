@@ -1,4 +1,4 @@
-"""Training of the HQ head in three scales: `forward_loss`, `Trainer.train_step`, `fit`."""
+"""Training in three scales: `forward_loss` (in `objective`), `Trainer.train_step`, `fit`."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hqsam.data import Batch
+from hqsam.engine.averaging import WeightAverage
+from hqsam.engine.clicks import correction_clicks, with_click, with_not_a_point
 from hqsam.engine.distributed import World, gather_objects, sum_over_processes
+from hqsam.engine.objective import forward_loss, image_features
 from hqsam.engine.schedule import StepPlan, is_due, learning_rate
 from hqsam.engine.signals import StopSignals
 from hqsam.engine.train_config import TrainConfig
 from hqsam.errors import HqsamError
-from hqsam.losses import PointLoss, bce_dice_per_mask, select_points
-from hqsam.models import Sam
+from hqsam.models import EncoderLoRA, Sam
 from hqsam.types import ImageFeatures
 
 if TYPE_CHECKING:
@@ -31,14 +33,22 @@ logger = logging.getLogger(__name__)
 
 
 class NonFiniteLossError(HqsamError):
-    """The loss became NaN or infinite; the message names the step and the samples."""
+    """The loss became NaN or infinite; the message names the step and the samples.
+
+    Attributes:
+        step: number of the step, from 1.
+    """
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 class StepResult(NamedTuple):
     """What one optimizer step did, over all processes."""
 
     step: int  # number of steps done, this one included
-    loss: float  # bce + dice
+    loss: float  # what is minimised: bce + dice of the HQ mask, and SAM's own loss where its decoder is trained
     bce: float
     dice: float
     grad_norm: float
@@ -48,61 +58,43 @@ class StepResult(NamedTuple):
     wait_seconds: float  # of which this process waited for data
 
 
-def autocast(device: torch.device, enabled: bool) -> contextlib.AbstractContextManager[object]:
-    """Bfloat16 autocast, or nothing."""
-    return torch.autocast(device.type, torch.bfloat16) if enabled else contextlib.nullcontext()
-
-
-def image_features(model: Sam, batch: Batch) -> ImageFeatures:
-    """Encoder outputs of a batch: the kept ones it carries, or computed now without gradient."""
-    if batch.features is not None:
-        return batch.features
-    if batch.images is None:
-        raise ValueError("a batch needs images or encoder features, got neither")
-    with torch.no_grad():
-        features: ImageFeatures = model.image_encoder(model.preprocess_canvas(batch.images, batch.input_hw))
-    return features
-
-
-def forward_loss(model: Sam, batch: Batch, *, amp: bool = False) -> PointLoss:
-    """Forward pass of one micro-batch, as published: BCE and dice of the HQ logits alone.
-
-    SAM's own masks are not computed; its transformer is, since the HQ token travels through it.
-
-    Args:
-        model: an HQ model.
-        batch: on the model's device; N masks with one prompt each.
-        amp: run encoder and decoder under bfloat16 autocast; the loss is computed in full precision.
-
-    Returns:
-        (N,) terms, with gradient to the HQ parameters. The loss of a step is the mean of their sum over its masks.
-    """
-    with autocast(model.device, amp):
-        output = model.decode(image_features(model, batch), batch.prompts, candidates=(), use_hq=True)
-    if output.hq_logits is None:
-        raise ValueError("the model gave no HQ logits: it has no HQ head to train")
-    logits = output.hq_logits.to(model.dtype)
-    points = select_points(logits.detach(), batch.loss_candidates.to(logits.dtype), batch.loss_uniform.to(logits.dtype))
-    return bce_dice_per_mask(logits, batch.masks, points)
-
-
 class Trainer:
     """The model under training, its optimizer and how many steps are done.
 
-    Only `Sam.hq_parameters` reach the optimizer, so nothing of SAM can change.
+    Only what `trained` names reaches the optimizer, so nothing else can change: the parameters of the model's trained
+    parts, by default the HQ head alone, and those of an encoder adapter.
+
+    Attributes:
+        adapter: low-rank updates of the encoder that are trained with the rest, or None.
+        average: running average of what is trained, or None.
+        trained: the trained parameters by group: "head", "decoder", "lora".
     """
 
-    def __init__(self, model: Sam, plan: StepPlan, config: TrainConfig, world: World) -> None:
+    def __init__(
+        self, model: Sam, plan: StepPlan, config: TrainConfig, world: World, adapter: EncoderLoRA | None = None
+    ) -> None:
         if not model.has_hq:
             raise ValueError(f"training needs a model with an HQ head, got {config.model.name!r}; use its hq_ name")
         self.model = model.train()
         self.plan = plan
         self.config = config
         self.world = world
+        self.adapter = adapter
         self.step = 0
-        self.parameters = list(model.hq_parameters())
+        self.trained: dict[str, list[nn.Parameter]] = {}
+        self.trained.update(model.trained_parameters().items())
+        if adapter is not None:
+            self.trained["lora"] = list(adapter.parameters())
+        self.parameters = [parameter for group in self.trained.values() for parameter in group]
         optim = config.optim
-        self.optimizer = torch.optim.Adam(self.parameters, lr=optim.lr, betas=(optim.beta1, optim.beta2), eps=optim.eps)
+        self.factors = {"head": 1.0, "decoder": optim.decoder_factor, "lora": optim.lora_factor}
+        self.optimizer = torch.optim.Adam(
+            [{"params": group, "name": name} for name, group in self.trained.items()],
+            lr=optim.lr,
+            betas=(optim.beta1, optim.beta2),
+            eps=optim.eps,
+        )
+        self.average = None if config.loop.ema is None else WeightAverage(self.parameters, config.loop.ema)
 
     def train_step(self, batches: Sequence[Batch], *, stop: bool = False) -> Tensor:
         """One optimizer step: mean gradient over all masks of all micro-batches of all processes.
@@ -114,31 +106,66 @@ class Trainer:
             stop: this process was asked to stop.
 
         Returns:
-            (6,) on the device: sums over all processes of BCE, dice, masks and stop requests, then the gradient norm
-            before clipping and 1.0 if this process's own loss is finite, else 0.0.
+            (7,) on the device: sums over all processes of BCE, dice, masks and stop requests; the gradient norm before
+            clipping; 1.0 if this process's own loss is finite, else 0.0; the sum of the whole loss over all processes.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        sums = torch.zeros(2, dtype=self.model.dtype, device=self.model.device)
+        sums = torch.zeros(3, dtype=self.model.dtype, device=self.model.device)
         for batch in batches:
-            losses = forward_loss(self.model, batch.to(self.model.device), amp=self.config.loop.amp == "bf16")
-            terms = torch.stack([losses.bce.sum(), losses.dice.sum()])
-            terms.sum().backward()
-            sums += terms.detach()
+            sums += self.backward(batch.to(self.model.device))
         finite = sums.isfinite().all().to(sums.dtype)[None]
         masks = sum(len(batch.masks) for batch in batches)
         counts = torch.tensor([masks, float(stop)], dtype=sums.dtype).to(sums.device, non_blocking=True)
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters]
-        *gradients, totals = sum_over_processes([*gradients, torch.cat([sums, counts])], self.world)
+        *gradients, totals = sum_over_processes([*gradients, torch.cat([sums[:2], counts, sums[2:]])], self.world)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient / totals[2]
         limit = self.config.optim.clip
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, float("inf") if limit is None else limit)
+        rate = learning_rate(self.step, self.plan, self.config.optim)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.plan, self.config.optim)
+            group["lr"] = rate * self.factors[group["name"]]
         self.optimizer.step()
         self.step += 1
+        if self.average is not None:
+            self.average.update(self.step)
         self.model.head_state = "trained"
-        return torch.cat([totals, norm[None].to(totals.dtype), finite])
+        return torch.cat([totals[:4], norm[None].to(totals.dtype), finite, totals[4:]])
+
+    def backward(self, batch: Batch) -> Tensor:
+        """Gradients of one micro-batch: of its prompts, then of the same prompts with one correction more each time.
+
+        The encoder runs once for all rounds. The loss is the mean over rounds, each of which frees its memory before
+        the next begins.
+
+        Args:
+            batch: on the model's device.
+
+        Returns:
+            (3,) sums over the masks of BCE, dice and the whole loss, without gradient.
+        """
+        amp, clicks = self.config.loop.amp == "bf16", self.config.clicks
+        encoded = image_features(self.model, batch, amp=amp, adapted=self.adapter is not None)
+        features = encoded
+        if self.adapter is not None:  # gradients of all rounds meet here, and go through the encoder once
+            features = ImageFeatures(*(part.detach().requires_grad_() for part in encoded))
+        prompts = with_not_a_point(batch.prompts) if clicks.rounds else batch.prompts
+        sums = torch.zeros(3, dtype=self.model.dtype, device=self.model.device)
+        for turn in range(clicks.rounds + 1):
+            more = turn < clicks.rounds
+            terms = forward_loss(self.model, batch, amp=amp, features=features, prompts=prompts, answer=more)
+            (terms.total.sum() / (clicks.rounds + 1)).backward()
+            sums += torch.stack([part.detach().sum() for part in (terms.bce, terms.dice, terms.total)])
+            if more and terms.answer is not None:
+                click = correction_clicks(terms.answer, batch.masks, batch.click_draws[:, turn])
+                prompts = with_click(prompts, *click, terms.answer if clicks.feed_mask else None)
+        if self.adapter is not None:
+            torch.autograd.backward(encoded, [part.grad for part in features])
+        return sums / (clicks.rounds + 1)
+
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """For the length of a block, the model as it would be exported: with the average, where there is one."""
+        return contextlib.nullcontext() if self.average is None else self.average.in_place()
 
 
 @dataclass
@@ -178,7 +205,7 @@ class StepRecorder:
             return [], False
         pending, self.pending = self.pending, []
         rows = torch.stack([item.totals for item in pending]).cpu()
-        bad = (~rows[:, [0, 1, 4]].isfinite()).any(dim=1).nonzero().flatten().tolist()
+        bad = (~rows[:, [4, 6]].isfinite()).any(dim=1).nonzero().flatten().tolist()
         if bad:
             first = pending[bad[0]]
             mine = first.keys if rows[bad[0], 5] == 0 else []
@@ -187,16 +214,13 @@ class StepRecorder:
                 f"the loss or its gradient is not finite at step {first.step}; "
                 + (f"samples: {', '.join(keys)}. " if keys else "each sample's loss is finite, the gradient is not. ")
                 + "States saved before are unharmed: look at these samples, lower optim.lr or set optim.clip, "
-                "and start again with resume=auto"
+                "and start again with resume=auto",
+                first.step,
             )
         results = []
-        for item, (bce, dice, masks, _, norm, _) in zip(pending, rows.tolist(), strict=True):
-            bce, dice = bce / masks, dice / masks
-            results.append(
-                StepResult(
-                    item.step, bce + dice, bce, dice, norm, item.lr, item.images, item.seconds, item.wait_seconds
-                )
-            )
+        for item, (bce, dice, masks, _, norm, _, loss) in zip(pending, rows.tolist(), strict=True):
+            means = (loss / masks, bce / masks, dice / masks)
+            results.append(StepResult(item.step, *means, norm, item.lr, item.images, item.seconds, item.wait_seconds))
         return results, bool(rows[:, 3].any())
 
 
@@ -243,7 +267,8 @@ def fit(trainer: Trainer, loader: Iterable[Batch], log: RunLog, states: StateFol
                 results, stopping = recorder.settle()
                 log.steps(results)
             if validate or last:
-                validator.run(trainer, log)
+                with trainer.averaged():
+                    validator.run(trainer, log)
             if save or last or stopping:
                 states.save(trainer, validator.best)
             if stopping:

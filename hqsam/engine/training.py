@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from hqsam.checkpoints import atomic_path, save_checkpoint
+from hqsam.checkpoints import atomic_path, save_adapter, save_checkpoint
 from hqsam.data import Batch, ImageRecord, collate
 from hqsam.engine.config import config_to_yaml, describe_settings, load_config
 from hqsam.engine.distributed import World, broadcast_parameters, configure_logging, join_world
@@ -30,7 +30,7 @@ from hqsam.engine.train_data import TrainData, open_train_data, open_val_records
 from hqsam.engine.trainer import NonFiniteLossError, Trainer, fit
 from hqsam.engine.validation import Validator
 from hqsam.errors import ConfigError, HqsamError
-from hqsam.models import Sam
+from hqsam.models import EncoderLoRA, Sam
 from hqsam.registry import create_model
 
 logger = logging.getLogger(__name__)
@@ -61,6 +61,7 @@ def build_model(config: TrainConfig, world: World) -> Sam:
                 device=world.device,
                 dtype=dtype,
                 fresh_hq_head=settings.fresh_hq_head,
+                image_size=settings.image_size,
             )
         except HqsamError:
             raise
@@ -73,8 +74,29 @@ def build_model(config: TrainConfig, world: World) -> Sam:
             f"model.checkpoint is null, so all of {settings.name} would be random; give SAM's file with "
             "model.fresh_hq_head=true, an HQ file to go on from, or model.random_weights=true if that is meant"
         )
+    model.set_trained(["head"] if settings.trained == "hq" else ["head", "decoder"])
     broadcast_parameters(model.hq_parameters(), world)
     return model
+
+
+def build_adapter(model: Sam, config: TrainConfig, world: World) -> EncoderLoRA | None:
+    """The adapter of the encoder that is trained with the model, if one is asked for.
+
+    Raises:
+        ConfigError: encoder outputs are to be kept, which an adapter changes with every step.
+    """
+    if config.model.lora_rank == 0:
+        return None
+    if config.data.keep_features is not None:
+        raise ConfigError(
+            "model.lora_rank adapts the encoder, so its outputs change with every step and cannot be kept: "
+            "set data.keep_features=null"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        adapter = EncoderLoRA(model.image_encoder, config.model.lora_rank, config.model.lora_alpha)
+    broadcast_parameters(adapter.parameters(), world)
+    return adapter
 
 
 @dataclass
@@ -117,6 +139,30 @@ class Run:
             generator=torch.Generator().manual_seed(self.config.seed),
         )
 
+    def export(self) -> None:
+        """Write ``model.safetensors``, everything that was trained merged in, and an adapter beside it."""
+        trainer, metadata = self.trainer, {"step": str(self.trainer.step)}
+        with trainer.averaged():
+            if trainer.adapter is None:
+                save_checkpoint(trainer.model, self.folder / "model.safetensors", metadata=metadata)
+                return
+            save_adapter(trainer.model, trainer.adapter, self.folder / "lora.safetensors", metadata=metadata)
+            with trainer.adapter.merged():
+                save_checkpoint(trainer.model, self.folder / "model.safetensors", metadata=metadata)
+
+    def keep_batch(self, step: int) -> Path:
+        """Make this process's samples of a step once more, and write them to a file of plain tensors.
+
+        Args:
+            step: from 1.
+        """
+        path = self.folder / f"failed_step_{step:07d}_rank{self.world.rank}.pt"
+        micro = self.trainer.plan.micro_batches(step - 1, self.world.rank)
+        batches = [collate([self.data.dataset[item] for item in items]).plain() for items in micro]
+        with atomic_path(path) as temporary:
+            torch.save(batches, temporary)
+        return path
+
     def encode(self) -> int:
         """Fill `data.keep_features` with what the rest of the run needs; returns how many views were encoded here."""
         data, settings = self.data, self.config.data
@@ -146,7 +192,9 @@ def open_run(config: TrainConfig, world: World | None = None) -> Run:
         raise ConfigError("loop.encode_only=true fills data.keep_features, which is null: name a folder")
     val_records, model = open_val_records(config), build_model(config, world)
     data = open_train_data(config, model, world.size)
-    trainer = Trainer(model, data.plan, config, world)
+    trainer = Trainer(model, data.plan, config, world, build_adapter(model, config, world))
+    if config.loop.compile:
+        model.image_encoder.compile()
     run = Run(config, world, trainer, data, val_records, StateFolder(Path(config.output_dir), world, config))
     start = run.states.find(config.resume)
     if start is not None:
@@ -178,11 +226,17 @@ def train(config: TrainConfig, world: World | None = None) -> bool:
         return True
     validator = Validator(run.val_records, config, run.world, best=run.best)
     with RunLog(folder, run.world, trainer.plan, config, first_step=trainer.step) as log:
-        complete = fit(trainer, run.loader(), log, run.states, validator)
+        try:
+            complete = fit(trainer, run.loader(), log, run.states, validator)
+        except NonFiniteLossError as error:
+            raise NonFiniteLossError(
+                f"{error}\nits batch is kept in {run.keep_batch(error.step)}", error.step
+            ) from error
         if complete and validator.last is None:  # it was complete before, only its report may be missing
-            validator.run(trainer, log)
+            with trainer.averaged():
+                validator.run(trainer, log)
     if complete and is_main:
-        save_checkpoint(trainer.model, folder / "model.safetensors", metadata={"step": str(trainer.step)})
+        run.export()
         write_report(folder, config, trainer.plan, validator)
     return complete
 

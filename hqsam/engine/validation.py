@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from hqsam.checkpoints import save_checkpoint
 from hqsam.data import ImageRecord
 from hqsam.engine.distributed import World
 from hqsam.engine.eval_config import EvalOptions
@@ -17,6 +16,7 @@ from hqsam.engine.eval_protocols import make_path
 from hqsam.engine.eval_report import EvalResult
 from hqsam.engine.evaluation import evaluate
 from hqsam.engine.logs import RunLog
+from hqsam.engine.state import save_trained
 from hqsam.engine.train_config import TrainConfig
 from hqsam.engine.trainer import Trainer
 
@@ -67,12 +67,8 @@ class Validator:
         if self.best is None or fused["mbiou"] > self.best:
             self.best = fused["mbiou"]
             if self.world.is_main:
-                save_checkpoint(
-                    trainer.model,
-                    self.best_file,
-                    part="hq",
-                    metadata={"step": str(trainer.step), "val_mbiou": f"{self.best:.3f}"},
-                )
+                metadata = {"step": str(trainer.step), "val_mbiou": f"{self.best:.3f}"}
+                save_trained(trainer, self.best_file, metadata)
         if self.world.is_main and self.panels:
             self._show(trainer, result, log)
 

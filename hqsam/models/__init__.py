@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from hqsam.models.encoders import EncoderSpec, SamViTSpec, TinyViTSpec, build_encoder
 from hqsam.models.hq_decoder import HQHead, HQMaskDecoder
+from hqsam.models.lora import EncoderLoRA
 from hqsam.models.mask_decoder import MaskDecoder
 from hqsam.models.prompt_encoder import PromptEncoder
-from hqsam.models.sam import Sam
+from hqsam.models.sam import Sam, TrainablePart
 from hqsam.models.selection import select_masks
 
 __all__ = [
+    "EncoderLoRA",
     "EncoderSpec",
     "HQHead",
     "HQMaskDecoder",
@@ -18,6 +20,7 @@ __all__ = [
     "Sam",
     "SamViTSpec",
     "TinyViTSpec",
+    "TrainablePart",
     "build_encoder",
     "select_masks",
 ]

@@ -5,8 +5,8 @@ Shape legend: B images, N prompts over all images, M candidates, S input size, (
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ from hqsam.postprocess import full_size_masks, upscale_logits
 from hqsam.types import FUSIONS, DecoderOutput, Fusion, ImageFeatures, Prompts
 
 HeadState = Literal["random", "untrained", "trained"]
+TrainablePart = Literal["head", "decoder"]
+"""What training may change in place: the HQ head, SAM's mask decoder. The encoder is adapted by `EncoderLoRA` alone."""
 
 CPU_CHUNK, GPU_CHUNK = 4, 32
 """Prompts decoded at once: on a CPU small chunks stay in cache and avoid page faults of giant temporaries."""
@@ -28,7 +30,8 @@ CPU_CHUNK, GPU_CHUNK = 4, 32
 class Sam(nn.Module):
     """SAM, or HQ-SAM when `mask_decoder` is an `HQMaskDecoder`.
 
-    In an HQ model SAM's part is frozen by construction: no gradient, always in eval mode; only `hq_parameters` train.
+    In an HQ model SAM's part is frozen by construction: no gradient, always in eval mode; only `hq_parameters` train,
+    unless `set_trained` adds SAM's mask decoder.
 
     Attributes:
         head_state: "random" after building; "untrained" once a file filled SAM's part and not the head; "trained"
@@ -56,10 +59,9 @@ class Sam(nn.Module):
         self.register_buffer("pixel_std", torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1), persistent=False)
         self.head_state: HeadState = "random"
         self.default_fusion: Fusion | None = None
+        self.trained_parts: tuple[TrainablePart, ...] = ()
         if self.has_hq:
-            self.requires_grad_(False)
-            for parameter in self.hq_parameters():
-                parameter.requires_grad_(True)
+            self.set_trained(["head"])
 
     @property
     def has_hq(self) -> bool:
@@ -85,6 +87,33 @@ class Sam(nn.Module):
         """The parameters that HQ training changes; none in a plain SAM."""
         if isinstance(self.mask_decoder, HQMaskDecoder):
             yield from self.mask_decoder.head.parameters()
+
+    def set_trained(self, parts: Collection[TrainablePart]) -> None:
+        """Choose what training changes; everything else is frozen.
+
+        Args:
+            parts: "head", "decoder", both or none.
+
+        Raises:
+            ValueError: an unknown part, or a plain SAM, which has no head to train.
+        """
+        if not isinstance(self.mask_decoder, HQMaskDecoder):
+            raise ValueError("a plain SAM has no HQ head to train; build an hq_ model")
+        if unknown := [part for part in parts if part not in get_args(TrainablePart)]:
+            raise ValueError(f"parts must be among {get_args(TrainablePart)}, got {unknown}")
+        self.trained_parts = tuple(part for part in get_args(TrainablePart) if part in parts)
+        self.requires_grad_(False)
+        for parameters in self.trained_parameters().values():
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+        self.train(self.training)
+
+    def trained_parameters(self) -> dict[TrainablePart, list[nn.Parameter]]:
+        """The parameters that training changes, by part."""
+        if not isinstance(self.mask_decoder, HQMaskDecoder):
+            return {}
+        modules: dict[TrainablePart, nn.Module] = {"head": self.mask_decoder.head, "decoder": self.mask_decoder.trunk}
+        return {part: list(modules[part].parameters()) for part in self.trained_parts}
 
     def resolve_fusion(self, fusion: Fusion | None = None, hq_token_only: bool = False) -> Fusion:
         """What this model returns for what a caller asked.
@@ -117,7 +146,7 @@ class Sam(nn.Module):
         if isinstance(self.mask_decoder, HQMaskDecoder):
             self.image_encoder.eval()
             self.prompt_encoder.eval()
-            self.mask_decoder.trunk.eval()
+            self.mask_decoder.trunk.train(mode and "decoder" in self.trained_parts)
         return self
 
     def preprocess(self, x: Tensor) -> Tensor:

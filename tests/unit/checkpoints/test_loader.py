@@ -13,7 +13,7 @@ from hqsam.checkpoints import (
     CheckpointError,
     hq_state_dict,
     load_checkpoint,
-    load_hq_state_dict,
+    load_trained_state_dict,
     official_state_dict,
 )
 from hqsam.checkpoints.reading import TensorFile
@@ -320,7 +320,7 @@ def test_hq_state_goes_back_and_forth(build: Build) -> None:
     state = hq_state_dict(source)
     assert all(n.startswith("mask_decoder.") for n in state)
     assert sum(t.numel() for t in state.values()) == sum(p.numel() for p in model.hq_parameters())
-    load_hq_state_dict(model, state)
+    load_trained_state_dict(model, state)
     assert all(torch.equal(t, state[n]) for n, t in hq_state_dict(model).items())
     assert all(torch.equal(t, sam[n]) for n, t in official_state_dict(model, "sam").items())
     assert model.head_state == "trained"
@@ -337,7 +337,7 @@ def test_hq_state_shares_memory_and_has_no_gradient(build: Build) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.popitem(), "the HQ state does not fit hq_test_vit; nothing was loaded. Tensors 1 missing"),
+        (lambda s: s.popitem(), "the trained state does not fit hq_test_vit; nothing was loaded. Tensors 1 missing"),
         (lambda s: s.update({"mask_decoder.iou_token.weight": torch.ones(1, 256)}), "1 unexpected"),
         (lambda s: s.update({"mask_decoder.hf_token.weight": torch.ones(2, 256)}), "2x256 instead of 1x256"),
     ],
@@ -347,7 +347,7 @@ def test_a_wrong_hq_state_is_refused(change: Callable[[dict[str, Tensor]], objec
     change(state)
     model = build("hq_test_vit", seed=2)
     with pytest.raises(CheckpointError, match=message):
-        load_hq_state_dict(model, state)
+        load_trained_state_dict(model, state)
     assert model.head_state == "random"
 
 
@@ -356,7 +356,7 @@ def test_a_plain_model_has_no_hq_state(build: Build) -> None:
     with pytest.raises(CheckpointError, match="has no HQ head"):
         hq_state_dict(model)
     with pytest.raises(CheckpointError, match="sam_test_vit has no HQ head"):
-        load_hq_state_dict(model, {})
+        load_trained_state_dict(model, {})
 
 
 def test_mobile_sam_loads(shared_weights: Path) -> None:

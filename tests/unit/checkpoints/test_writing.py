@@ -135,7 +135,7 @@ def test_an_untrained_head_is_not_saved_as_if_it_were(tmp_path: Path, build: Bui
         ("model.pth", {"metadata": {"a": "b"}}, "cannot carry metadata; save as .safetensors"),
         ("model.safetensors", {"metadata": {"a": 1}}, r"must be strings, got {'a': 1}"),
         ("model.pth", {"part": "hq"}, "a plain SAM has no HQ head"),
-        ("model.pth", {"part": "head"}, "part must be one of 'all', 'sam', 'hq', got 'head'"),
+        ("model.pth", {"part": "head"}, "part must be one of 'all', 'sam', 'hq', 'hq_decoder', got 'head'"),
         ("model.pth", {"dtype": torch.int8}, r"floating-point dtype, got torch\.int8"),
         ("folder.pth", {}, "is a folder"),
     ],

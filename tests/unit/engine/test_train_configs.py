@@ -64,4 +64,8 @@ def test_data_defaults_are_those_of_the_data_layer() -> None:
 def test_every_data_option_can_be_configured() -> None:
     config = DataConfig(train=[])
     sections = {key for part in (config.augment, config.prompts, config.points) for key in vars(part)}
-    assert {field.name for field in dataclasses.fields(TrainDataOptions)} == sections | {"views", "use_alpha"}
+    assert {field.name for field in dataclasses.fields(TrainDataOptions)} == sections | {
+        "views",
+        "use_alpha",
+        "click_rounds",
+    }

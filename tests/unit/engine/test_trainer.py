@@ -15,11 +15,12 @@ from torch.nn import functional as F
 from hqsam.data import Batch
 from hqsam.engine.config import load_config
 from hqsam.engine.distributed import World
+from hqsam.engine.objective import forward_loss, image_features
 from hqsam.engine.schedule import StepPlan
 from hqsam.engine.signals import StopSignals
 from hqsam.engine.state import StateFolder
 from hqsam.engine.train_config import TrainConfig
-from hqsam.engine.trainer import NonFiniteLossError, StepRecorder, Trainer, _Pending, forward_loss, image_features
+from hqsam.engine.trainer import NonFiniteLossError, StepRecorder, Trainer, _Pending
 from hqsam.losses import select_points
 from hqsam.models import Sam
 from hqsam.registry import create_model
@@ -45,6 +46,7 @@ def make_batch(count: int = 2, seed: int = 0) -> Batch:
         prompts=Prompts.from_parts(boxes=boxes).with_image_index(torch.arange(count)),
         loss_candidates=torch.rand(count, 3 * POINTS, 2, generator=rng),
         loss_uniform=torch.rand(count, POINTS // 4, 2, generator=rng),
+        click_draws=torch.rand(count, 3, generator=rng),
     )
 
 
@@ -138,26 +140,26 @@ def pending(step: int, totals: list[float]) -> _Pending:
 
 def test_recorder_settles_many_steps_at_once() -> None:
     recorder = StepRecorder(World())
-    recorder.add(pending(1, [2.0, 1.0, 2.0, 0.0, 3.0, 1.0]))
-    recorder.add(pending(2, [4.0, 1.0, 4.0, 1.0, 3.0, 1.0]))
+    recorder.add(pending(1, [2.0, 1.0, 2.0, 0.0, 3.0, 1.0, 3.0]))
+    recorder.add(pending(2, [4.0, 1.0, 4.0, 1.0, 3.0, 1.0, 6.0]))
     results, stop = recorder.settle()
-    assert stop and [(r.step, r.loss, r.bce, r.dice) for r in results] == [(1, 1.5, 1.0, 0.5), (2, 1.25, 1.0, 0.25)]
+    assert stop and [(r.step, r.loss, r.bce, r.dice) for r in results] == [(1, 1.5, 1.0, 0.5), (2, 1.5, 1.0, 0.25)]
     assert recorder.settle() == ([], False)
 
 
 @pytest.mark.parametrize(
     ("totals", "text"),
     [
-        ([float("nan"), 1.0, 2.0, 0.0, 1.0, 0.0], "samples: a2, b2"),
-        ([1.0, float("inf"), 2.0, 0.0, 1.0, 0.0], "samples: a2, b2"),
-        ([1.0, 1.0, 2.0, 0.0, float("nan"), 1.0], "the gradient is not"),
+        ([float("nan"), 1.0, 2.0, 0.0, 1.0, 0.0, float("nan")], "samples: a2, b2"),
+        ([1.0, float("inf"), 2.0, 0.0, 1.0, 0.0, float("inf")], "samples: a2, b2"),
+        ([1.0, 1.0, 2.0, 0.0, float("nan"), 1.0, 2.0], "the gradient is not"),
     ],
 )
 def test_recorder_names_the_first_bad_step(totals: list[float], text: str) -> None:
     recorder = StepRecorder(World())
-    recorder.add(pending(1, [1.0, 1.0, 2.0, 0.0, 1.0, 1.0]))
+    recorder.add(pending(1, [1.0, 1.0, 2.0, 0.0, 1.0, 1.0, 2.0]))
     recorder.add(pending(2, totals))
-    recorder.add(pending(3, [float("nan")] * 6))
+    recorder.add(pending(3, [float("nan")] * 7))
     with pytest.raises(NonFiniteLossError, match=f"at step 2; .*{text}"):
         recorder.settle()
 

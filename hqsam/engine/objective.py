@@ -1,0 +1,132 @@
+"""What is minimised: the published loss of the HQ mask, and SAM's own masks where its decoder is trained too."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hqsam.data import Batch
+from hqsam.losses import PointLoss, bce_dice_per_mask, mask_at, select_points
+from hqsam.models import Sam
+from hqsam.models.selection import ALL_CANDIDATES, SINGLE_CANDIDATE
+from hqsam.types import DecoderOutput, ImageFeatures, Prompts
+
+
+class LossTerms(NamedTuple):
+    """Losses of N masks, and the answer that a user would see."""
+
+    total: Tensor  # (N,) what is minimised, with gradient
+    bce: Tensor  # (N,) of the HQ mask
+    dice: Tensor  # (N,) of the HQ mask
+    answer: Tensor | None  # (N, 1, 4h, 4w) SAM + HQ logits without gradient; None where SAM's mask was not computed
+
+
+def autocast(device: torch.device, enabled: bool) -> contextlib.AbstractContextManager[object]:
+    """Bfloat16 autocast, or nothing."""
+    return torch.autocast(device.type, torch.bfloat16) if enabled else contextlib.nullcontext()
+
+
+def image_features(model: Sam, batch: Batch, *, amp: bool = False, adapted: bool = False) -> ImageFeatures:
+    """Encoder outputs of a batch: the kept ones it carries, or computed now.
+
+    Args:
+        model: its encoder is run.
+        batch: on the model's device.
+        amp: run the encoder under bfloat16 autocast.
+        adapted: the encoder has an adapter that is trained: the outputs carry a gradient.
+
+    Raises:
+        ValueError: neither images nor kept outputs; or kept outputs for an encoder that changes.
+    """
+    if batch.features is not None:
+        if adapted:
+            raise ValueError("kept encoder outputs cannot train an adapter of the encoder")
+        return batch.features
+    if batch.images is None:
+        raise ValueError("a batch needs images or encoder features, got neither")
+    with torch.set_grad_enabled(adapted), autocast(model.device, amp):
+        features: ImageFeatures = model.image_encoder(model.preprocess_canvas(batch.images, batch.input_hw))
+    return features
+
+
+def forward_loss(
+    model: Sam,
+    batch: Batch,
+    *,
+    amp: bool = False,
+    features: ImageFeatures | None = None,
+    prompts: Prompts | None = None,
+    answer: bool = False,
+) -> LossTerms:
+    """Forward pass of one micro-batch, as published: BCE and dice of the HQ logits alone.
+
+    SAM's own masks are not computed unless they are needed; its transformer is, since the HQ token travels through it.
+    Where SAM's decoder is trained as well (`Sam.trained_parts`), `sam_loss` of its masks is added.
+
+    Args:
+        model: an HQ model.
+        batch: on the model's device; N masks with one prompt each.
+        amp: run encoder and decoder under bfloat16 autocast; the loss is computed in full precision.
+        features: encoder outputs, where they were computed before.
+        prompts: other prompts for the same masks.
+        answer: compute the mask that a user would see too.
+
+    Returns:
+        Terms of each mask. The loss of a step is the mean of their totals.
+    """
+    trains_sam = "decoder" in model.trained_parts
+    candidates = ALL_CANDIDATES if trains_sam else SINGLE_CANDIDATE if answer else ()
+    if features is None:
+        features = image_features(model, batch, amp=amp)
+    with autocast(model.device, amp):
+        output = model.decode(features, prompts or batch.prompts, candidates=candidates, use_hq=True)
+    if output.hq_logits is None:
+        raise ValueError("the model gave no HQ logits: it has no HQ head to train")
+    logits = output.hq_logits.to(model.dtype)
+    hq = point_loss(logits, batch.masks, batch.loss_candidates, batch.loss_uniform)
+    total = hq.bce + hq.dice
+    if trains_sam:
+        total = total + sam_loss(output, batch, model.dtype)
+    seen = (output.sam_logits[:, :1].to(model.dtype) + logits).detach() if answer else None
+    return LossTerms(total, hq.bce, hq.dice, seen)
+
+
+def point_loss(logits: Tensor, masks: Tensor, candidates: Tensor, uniform: Tensor) -> PointLoss:
+    """BCE and dice of (N, 1, h, w) logits at their most uncertain candidates and at the uniform points."""
+    points = select_points(logits.detach(), candidates.to(logits.dtype), uniform.to(logits.dtype))
+    return bce_dice_per_mask(logits, masks, points)
+
+
+def sam_loss(output: DecoderOutput, batch: Batch, dtype: torch.dtype) -> Tensor:
+    """Loss of SAM's own masks and scores, for a decoder that is trained with the head.
+
+    As SAM was trained (Segment Anything, appendix A, "Making the model ambiguity-aware"): the mask of a clear prompt,
+    of the three of an ambiguous one the best alone, and the squared error of each predicted IoU. The terms of a mask
+    are those of the HQ mask.
+
+    Args:
+        output: with all four candidates.
+        batch: the truth and the loss points.
+        dtype: number type to compute in.
+
+    Returns:
+        (N,), with gradient.
+    """
+    count, number = output.iou.shape
+    logits = output.sam_logits.to(dtype).flatten(0, 1)[:, None]  # (4N, 1, h, w)
+
+    def repeat(x: Tensor) -> Tensor:
+        return x.repeat_interleave(number, dim=0)
+
+    loss = point_loss(logits, repeat(batch.masks), repeat(batch.loss_candidates), repeat(batch.loss_uniform))
+    masks = (loss.bce + loss.dice).view(count, number)
+    with torch.no_grad():
+        truth = mask_at(batch.masks, output.sam_logits.shape[-2:]) > 0.5  # (N, 1, h, w)
+        inside = output.sam_logits > 0
+        overlap = (inside & truth).sum((2, 3))
+        union = (inside | truth).sum((2, 3)).clamp(min=1)
+    score = (output.iou.to(masks.dtype) - overlap / union).square().mean(dim=1)
+    return masks[:, 0] + masks[:, 1:].amin(dim=1) + score
