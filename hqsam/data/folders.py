@@ -31,8 +31,8 @@ def read_folder_pair(images: Path, masks: Path, set_name: str) -> list[ImageReco
             raise DataError(f"data set {set_name}: folder not found: {folder}")
     together = images.resolve() == masks.resolve()
     image_suffixes = frozenset({".jpg", ".jpeg"}) if together else IMAGE_SUFFIXES
-    image_files = _by_stem(images, image_suffixes)
-    mask_files = _by_stem(masks, frozenset({".png"}) if together else MASK_SUFFIXES)
+    image_files = files_by_stem(images, image_suffixes)
+    mask_files = files_by_stem(masks, frozenset({".png"}) if together else MASK_SUFFIXES)
     if not image_files:
         raise DataError(f"data set {set_name}: no images ({_listing(image_suffixes)}) in {images}")
     if missing := [path for stem, path in image_files.items() if stem not in mask_files]:
@@ -53,7 +53,12 @@ def read_folder_pair(images: Path, masks: Path, set_name: str) -> list[ImageReco
     ]
 
 
-def _by_stem(folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
+def files_by_stem(folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
+    """The files of a folder and its sub-folders, sorted, by path without suffix; hidden ones are left out.
+
+    Raises:
+        DataError: two files differ only in their suffix.
+    """
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)

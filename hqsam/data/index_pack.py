@@ -84,8 +84,9 @@ def _object(obj: dict[str, Any], mask: Path, kind: str, alpha: Path | None) -> O
 
 
 def _check_files(records: list[ImageRecord], index: Path) -> None:
-    of_objects = {path for record in records for obj in record.objects for path in (obj.mask, obj.alpha) if path}
+    of_objects = {path for record in records for obj in record.objects for path in (obj.mask, obj.alpha)}
     wanted = of_objects | {record.image for record in records}
-    if missing := sorted(str(path.relative_to(index.parent)) for path in wanted if not path.is_file()):
+    files = (path for path in wanted if isinstance(path, Path))
+    if missing := sorted(str(path.relative_to(index.parent)) for path in files if not path.is_file()):
         more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
         raise DataError(f"{index} names {len(missing)} missing files: {', '.join(missing[:_NAMED])}{more}")

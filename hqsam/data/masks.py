@@ -9,7 +9,8 @@
 | RGB, RGBA with equal colour channels | that channel |
 | floating point 0..1 | value * 255 |
 
-A record with a label asks for the pixels that equal it (-1: that are not zero), whatever the depth.
+A record with a label asks for the pixels that equal it (-1: that are not zero), whatever the depth. Polygons and run
+lengths of annotation files become 0 / 255.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hqsam.data.records import ANY_LABEL, ObjectRecord
+from hqsam.data.segmentations import Segmentation
 from hqsam.errors import DataError
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ def load_object_mask(
         (H, W) uint8, 0..255; an object that is not in the file gives zeros.
 
     Raises:
-        DataError: the file is missing, unreadable, of another size than the image, or coloured.
+        DataError: the mask is missing, unreadable, of another size than the image, or coloured.
     """
     return load_object_masks([obj], size_hw, image, use_alpha=use_alpha)[0]
 
@@ -60,6 +62,9 @@ def load_object_masks(
     for obj in objects:
         matte = use_alpha and obj.alpha is not None
         path = obj.alpha if matte and obj.alpha is not None else obj.mask
+        if isinstance(path, Segmentation):
+            masks.append(path.decode(size_hw, image))
+            continue
         if path not in files:
             files[path] = _read_values(path, size_hw, image)
         values, is_palette = files[path]
@@ -87,7 +92,24 @@ def upright_hw(path: Path) -> tuple[int, int]:
 
 
 def _read_values(path: Path, size_hw: tuple[int, int], image: Path) -> tuple[NDArray[Any], bool]:
-    """The stored numbers (H, W), and whether they are palette indices."""
+    """The stored numbers of an image's mask, and whether they are palette indices."""
+    if not path.is_file():
+        raise DataError(f"mask not found: {path} (image {image})")
+    values, is_palette = read_stored(path)
+    if values.shape != size_hw:
+        raise DataError(
+            f"mask and image differ in size: {path} is {values.shape[1]} x {values.shape[0]}, "
+            f"{image} is {size_hw[1]} x {size_hw[0]} (width x height, upright)"
+        )
+    return values, is_palette
+
+
+def read_stored(path: Path) -> tuple[NDArray[Any], bool]:
+    """The numbers that a mask file stores, upright (H, W), and whether they are palette indices.
+
+    Raises:
+        DataError: the file is missing, unreadable or coloured.
+    """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
@@ -99,16 +121,11 @@ def _read_values(path: Path, size_hw: tuple[int, int], image: Path) -> tuple[NDA
     except DataError:
         raise
     except FileNotFoundError as error:
-        raise DataError(f"mask not found: {path} (image {image})") from error
+        raise DataError(f"mask not found: {path}") from error
     except UnidentifiedImageError as error:
         raise DataError(f"mask is not an image, or in a format that cannot be read: {path}") from error
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"mask cannot be decoded (truncated or damaged): {path} ({error})") from error
-    if values.shape != size_hw:
-        raise DataError(
-            f"mask and image differ in size: {path} is {values.shape[1]} x {values.shape[0]}, "
-            f"{image} is {size_hw[1]} x {size_hw[0]} (width x height, upright)"
-        )
     return values, is_palette
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from hqsam.data.segmentations import Segmentation
 from hqsam.errors import DataError
 
 Holdout = Literal["train", "val", "all"]
@@ -17,14 +18,14 @@ ANY_LABEL = -1
 """Label of an object that is every non-zero pixel of its mask file."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectRecord:
     """One object of an image; `hqsam.data.masks.load_object_mask` reads its pixels.
 
     Attributes:
-        mask: the mask file.
-        label: None: the mask's grey value (0..255) is the object, soft edges included; -1: every non-zero pixel;
-            another number: the pixels that equal it.
+        mask: the mask file, or polygons or run lengths out of an annotation file.
+        label: which pixels of a mask file. None: the mask's grey value (0..255) is the object, soft edges included; -1:
+            every non-zero pixel; another number: the pixels that equal it. Out of an annotation file always None.
         name: class or instance name, free text.
         alpha: matte of the same object, soft grey.
         area: pixels, as the data set states it.
@@ -32,7 +33,7 @@ class ObjectRecord:
         thin: share of the area lost under a small opening, as the data set states it; 0.05 and more is thin.
     """
 
-    mask: Path
+    mask: Path | Segmentation
     label: int | None = None
     name: str = ""
     alpha: Path | None = None
@@ -41,7 +42,7 @@ class ObjectRecord:
     thin: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ImageRecord:
     """One image and its objects.
 

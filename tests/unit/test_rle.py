@@ -2,15 +2,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from hqsam.rle import decode_rle, encode_rle, rle_area, rle_box
+from hqsam.rle import compress_runs, decode_polygons, decode_rle, encode_rle, read_runs, rle_area, rle_box
 
 MASKS = arrays.arrays(bool, arrays.array_shapes(min_dims=2, max_dims=2, max_side=12))
 
 
+@settings(deadline=None)  # the first example imports pycocotools
 @given(MASKS, st.sampled_from([bool, np.uint8, np.int64]))
 def test_round_trip(mask: np.ndarray, dtype: type) -> None:
     rle = encode_rle(mask.astype(dtype))
@@ -40,3 +41,35 @@ def test_not_a_mask(shape: tuple[int, ...]) -> None:
 def test_not_an_rle(rle: dict) -> None:
     with pytest.raises(ValueError, match=r"RLE has the keys|run lengths add up to 3"):
         decode_rle(rle)
+
+
+@settings(deadline=None)
+@given(MASKS)
+def test_runs_out_of_compressed_text(mask: np.ndarray) -> None:
+    counts = encode_rle(mask)["counts"]
+    runs = read_runs(counts)
+    inside = np.arange(len(runs)) % 2 == 1
+    np.testing.assert_array_equal(np.repeat(inside, runs).reshape(mask.shape[::-1]).T, mask)
+    assert compress_runs(runs.tolist(), *mask.shape) == counts
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 10**6), min_size=1))
+def test_long_runs(runs: list[int]) -> None:
+    total = max(sum(runs), 1)
+    runs[0] += total - sum(runs)
+    np.testing.assert_array_equal(read_runs(compress_runs(runs, total, 1)), runs)
+
+
+@pytest.mark.parametrize("counts", ["", "0114", "z!z", "P", "o" * 40, "o" * 40 + "0", "1N", 7, ["a"], [-1, 5]])
+def test_damaged_runs(counts: object) -> None:
+    """pycocotools reads past the end of the third, and fills the rest of the second with whatever was in memory."""
+    with pytest.raises(ValueError, match=r"run length"):
+        decode_rle({"size": [2, 2], "counts": counts})
+
+
+def test_polygons_are_drawn_as_one() -> None:
+    mask = decode_polygons([[0, 0, 2, 0, 2, 2, 0, 2], [3, 1, 5, 1, 5, 3, 3, 3]], 4, 6)
+    np.testing.assert_array_equal(
+        mask.astype(int), [[1, 1, 0, 0, 0, 0], [1, 1, 0, 1, 1, 0], [0, 0, 0, 1, 1, 0], [0] * 6]
+    )
