@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from hqsam.data.batch import Batch, Sample, collate
-from hqsam.data.epoch_sampler import epoch_order
 from hqsam.data.feature_store import FeatureStore
 from hqsam.data.masks import load_object_mask, load_object_masks
 from hqsam.data.opening import data_root, open_dataset
 from hqsam.data.options import TrainDataOptions
+from hqsam.data.order import epoch_order
 from hqsam.data.records import ImageRecord, ObjectRecord, select_records
 from hqsam.data.seeding import derive_seed, make_generator
 from hqsam.data.sources import ConcatSource, FileSource, SampleSource, SyntheticSource

@@ -7,6 +7,7 @@ resizes with; albumentations can neither take drawn parameters nor resize with t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -17,6 +18,10 @@ from hqsam.geometry import resized_hw
 
 OBJECT_THRESHOLD = 128
 """A pixel is of the object when its mask value exceeds this (published trainer)."""
+_KEPT_RESOLUTION = 2.0
+"""An image that was decoded at a reduced size has at least so many pixels for each pixel of the frame, on each axis."""
+
+Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class LSJParams:
         return min(self.frame, self.resized_hw[0]), min(self.frame, self.resized_hw[1])
 
     @cached_property
-    def source_box(self) -> tuple[float, float, float, float]:
+    def source_box(self) -> Box:
         """XYXY of the visible part in pixels of the unflipped source, exclusive maximum."""
         (height, width), (new_h, new_w), (shown_h, shown_w) = self.source_hw, self.resized_hw, self.visible_hw
         top, left = self.offset_yx
@@ -57,6 +62,11 @@ class LSJParams:
     def area_factor(self) -> float:
         """Frame pixels per source pixel."""
         return (self.resized_hw[0] / self.source_hw[0]) * (self.resized_hw[1] / self.source_hw[1])
+
+    @cached_property
+    def spare_resolution(self) -> float:
+        """Factor by which the source may be reduced beforehand and still have twice the resolution of the frame."""
+        return min(old / new for old, new in zip(self.source_hw, self.resized_hw, strict=True)) / _KEPT_RESOLUTION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,24 +108,37 @@ class LSJRule:
         spare_h, spare_w = (new - shown for new, shown in zip(params.resized_hw, params.visible_hw, strict=True))
         return replace(params, offset_yx=(int(down * (spare_h + 1)), int(right * (spare_w + 1))))
 
-    def draw_keeping(self, mask: NDArray[np.uint8], frame: int, rng: np.random.Generator) -> LSJParams:
-        """Draw until the object in `mask` (H, W) survives the crop; see `min_pixels`, `min_share`, `max_tries`."""
-        area = np.count_nonzero(mask > OBJECT_THRESHOLD)
+    def draw_keeping(
+        self, mask: NDArray[np.uint8], area: int, frame: int, rng: np.random.Generator
+    ) -> tuple[LSJParams, NDArray[np.uint8]]:
+        """Draw until the object in `mask` survives the crop; see `min_pixels`, `min_share`, `max_tries`.
+
+        Args:
+            mask: (H, W) 0..255.
+            area: its pixels above 128.
+            frame: side of the frame.
+            rng: source of randomness.
+
+        Returns:
+            The crop, and the mask in the frame.
+        """
         height, width = mask.shape
         for _ in range(self.max_tries):
             params = self.draw((height, width), frame, rng)
-            kept = np.count_nonzero(warp_mask(mask, params) > OBJECT_THRESHOLD)
-            if kept >= max(self.min_pixels, self.min_share * area * params.area_factor):
-                return params
-        return self._sized((height, width), frame, bool(rng.random() < self.flip_prob), 1.0)
+            warped = warp_mask(mask, params)
+            if object_area(warped) >= max(self.min_pixels, self.min_share * area * params.area_factor):
+                return params, warped
+        params = self._sized((height, width), frame, bool(rng.random() < self.flip_prob), 1.0)
+        return params, warp_mask(mask, params)
 
-    def keeps(self, mask: NDArray[np.uint8], params: LSJParams) -> bool:
-        """Whether an object survives, judged on the source pixels inside the crop: quick, and exact to a pixel row."""
+    def keeps(self, mask: NDArray[np.uint8], area: int, params: LSJParams) -> bool:
+        """Whether an object of `area` pixels survives, judged on the source pixels inside the crop.
+
+        This is quick, and exact to a pixel row.
+        """
         x0, y0, x1, y1 = (round(value) for value in params.source_box)
-        kept = np.count_nonzero(mask[y0:y1, x0:x1] > OBJECT_THRESHOLD)
-        if kept * params.area_factor < self.min_pixels:
-            return False
-        return bool(kept >= self.min_share * np.count_nonzero(mask > OBJECT_THRESHOLD))
+        kept = object_area(mask[y0:y1, x0:x1])
+        return kept * params.area_factor >= self.min_pixels and kept >= self.min_share * area
 
     def _sized(self, source_hw: tuple[int, int], frame: int, flip: bool, scale: float) -> LSJParams:
         long_side = max(int(scale * frame + 0.5), 1)
@@ -124,14 +147,45 @@ class LSJRule:
         return LSJParams(source_hw, frame, flip, resized_hw(*source_hw, long_side))
 
 
-def warp_image(image: NDArray[np.uint8], params: LSJParams, fill: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 -> (frame, frame, 3) uint8, `fill` where the image does not reach."""
+def object_area(mask: NDArray[np.uint8]) -> int:
+    """Number of pixels that are of the object."""
+    return int(np.count_nonzero(mask > OBJECT_THRESHOLD))
+
+
+def warp_image(
+    image: NDArray[np.uint8],
+    params: LSJParams,
+    fill: tuple[int, int, int],
+    *,
+    extent: Box | None = None,
+    change: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None,
+) -> NDArray[np.uint8]:
+    """Bring an image into the frame.
+
+    Args:
+        image: (H, W, 3).
+        params: the drawn crop.
+        fill: colour where the image does not reach.
+        extent: where in `image` the whole source lies, XYXY, if `image` is a reduced one; see
+            `hqsam.images.read_reduced`.
+        change: applied to the part (h, w, 3) of the frame that the image covers.
+
+    Returns:
+        (frame, frame, 3), stored channel by channel, as the model takes it.
+
+    Raises:
+        ValueError: `image` is of another size than `params` were drawn for.
+    """
     shown_h, shown_w = params.visible_hw
-    canvas = np.empty((params.frame, params.frame, 3), dtype=np.uint8)
-    canvas[shown_h:] = fill
-    canvas[:shown_h, shown_w:] = fill
-    canvas[:shown_h, :shown_w] = _resample(image, params)
-    return canvas
+    shown = _resample(image, params, extent)
+    if change is not None:
+        shown = change(np.ascontiguousarray(shown))
+    planes = np.empty((3, params.frame, params.frame), dtype=np.uint8)
+    for channel, (plane, value) in enumerate(zip(planes, fill, strict=True)):
+        plane[shown_h:] = value
+        plane[:shown_h, shown_w:] = value
+        plane[:shown_h, :shown_w] = shown[..., channel]
+    return planes.transpose(1, 2, 0)
 
 
 def warp_mask(mask: NDArray[np.uint8], params: LSJParams) -> NDArray[np.uint8]:
@@ -142,13 +196,22 @@ def warp_mask(mask: NDArray[np.uint8], params: LSJParams) -> NDArray[np.uint8]:
     return canvas
 
 
-def _resample(pixels: NDArray[np.uint8], params: LSJParams) -> NDArray[np.uint8]:
+def _resample(pixels: NDArray[np.uint8], params: LSJParams, extent: Box | None = None) -> NDArray[np.uint8]:
     """Resize and crop in one pass: PIL computes only the visible part, from neighbours beyond the crop too."""
     from PIL import Image
 
-    if pixels.shape[:2] != params.source_hw:
+    if extent is None and pixels.shape[:2] != params.source_hw:
         raise ValueError(f"parameters drawn for size {params.source_hw} do not fit pixels of size {pixels.shape[:2]}")
     shown_h, shown_w = params.visible_hw
-    part = Image.fromarray(pixels).resize((shown_w, shown_h), Image.Resampling.BILINEAR, box=params.source_box)
+    box = params.source_box if extent is None else _within(params.source_box, params.source_hw, extent)
+    part = Image.fromarray(pixels).resize((shown_w, shown_h), Image.Resampling.BILINEAR, box=box)
     shown = np.asarray(part)
     return shown[:, ::-1] if params.flip else shown
+
+
+def _within(box: Box, source_hw: tuple[int, int], extent: Box) -> Box:
+    """A box of the source in pixels of a reduced image, in which the source covers `extent`."""
+    left, top, right, bottom = extent
+    across, down = (right - left) / source_hw[1], (bottom - top) / source_hw[0]
+    x0, y0, x1, y1 = left + box[0] * across, top + box[1] * down, left + box[2] * across, top + box[3] * down
+    return max(x0, left), max(y0, top), min(x1, right), min(y1, bottom)

@@ -17,7 +17,7 @@ class Sample:
     """One view with P prompts, in the model's S x S frame.
 
     Attributes:
-        key: the image's key (of the first one in a mosaic).
+        key: the image's key.
         source: the image's source.
         view_key: identifies the pixels of `image`: equal keys, equal pixels.
         image: (3, S, S) uint8 RGB, or None where kept features replace it.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hqsam.data.augment import LSJRule
+from hqsam.data.pixel_changes import PixelRule
 from hqsam.data.prompts import PromptRule
 
 Pad = Literal["published", "predictor"]
@@ -25,12 +26,11 @@ class TrainDataOptions:
         flip_prob: chance of a mirror image.
         max_enlargement: largest factor by which an image is enlarged; None: no limit. At 1 masks stay as sharp as
             their files, however small the images.
-        mosaic_prob: chance that a view shows four images, each in a quarter of the frame.
-        mosaic_jitter: range of the scale in a mosaic, relative to the quarter.
-        mosaic_weights: chance of each source to fill the other three quarters, relative; None: the same for all.
         min_pixels: pixels of mask > 128 that a crop must leave of an object; with fewer the prompt is a box.
         min_share: share of the object's area that a crop must leave.
         max_tries: crops drawn before the whole image is shown without jitter.
+        photometric: chance that colours and contrast of a view are changed; see `hqsam.data.pixel_changes`.
+        degradation: chance that a view is blurred, noisy or compressed.
         mix: relative chance of the prompt kinds "box", "points" and "mask".
         num_points: positive points of a "points" prompt.
         mask_scale: values of a mask prompt. "published": 0 and 255; "predictor": -10 and 10, logits as the predictor
@@ -50,12 +50,11 @@ class TrainDataOptions:
     jitter: tuple[float, float] | None = (0.1, 2.0)
     flip_prob: float = 0.5
     max_enlargement: float | None = None
-    mosaic_prob: float = 0.0
-    mosaic_jitter: tuple[float, float] = (0.5, 2.0)
-    mosaic_weights: Mapping[str, float] | None = None
     min_pixels: int = 10
     min_share: float = 0.1
     max_tries: int = 10
+    photometric: float = 0.0
+    degradation: float = 0.0
     mix: Mapping[str, float] = field(default_factory=lambda: {"box": 1.0, "points": 1.0, "mask": 1.0})
     num_points: int = 10
     mask_scale: Literal["published", "predictor"] = "published"
@@ -78,22 +77,26 @@ class TrainDataOptions:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.pad not in ("published", "predictor"):
             raise ValueError(f"pad must be 'published' or 'predictor', got {self.pad!r}")
-        if not 0 <= self.mosaic_prob <= 1 or not 0 <= self.importance <= 1:
-            raise ValueError(f"mosaic_prob and importance are 0..1, got {self.mosaic_prob} and {self.importance}")
+        if not 0 <= self.importance <= 1:
+            raise ValueError(f"importance must be within 0..1, got {self.importance}")
         if self.oversample < 1:
             raise ValueError(f"oversample must be at least 1, got {self.oversample}")
-        self.crop_rule(), self.crop_rule(mosaic=True), self.prompt_rule()  # their own checks
+        self.crop_rule(), self.pixel_rule(), self.prompt_rule()  # their own checks
 
-    def crop_rule(self, *, mosaic: bool = False) -> LSJRule:
-        """How crops of the frame, or of a mosaic's quarters, are drawn."""
+    def crop_rule(self) -> LSJRule:
+        """How crops are drawn."""
         return LSJRule(
-            jitter=self.mosaic_jitter if mosaic else self.jitter,
+            jitter=self.jitter,
             flip_prob=self.flip_prob,
             max_enlargement=self.max_enlargement,
             min_pixels=self.min_pixels,
             min_share=self.min_share,
             max_tries=self.max_tries,
         )
+
+    def pixel_rule(self) -> PixelRule:
+        """How pixels of the image are changed."""
+        return PixelRule(photometric=self.photometric, degradation=self.degradation)
 
     def prompt_rule(self) -> PromptRule:
         """How prompts are simulated."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
+from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -21,6 +22,7 @@ class RawSample(NamedTuple):
 
     image: NDArray[np.uint8] | None  # (H, W, 3) RGB; None if it was not asked for
     masks: list[NDArray[np.uint8]]  # (H, W) 0..255, one for each object
+    image_file: Path | None = None  # the file that holds the image
 
 
 @runtime_checkable
@@ -42,7 +44,8 @@ class SampleSource(Protocol):
         Args:
             index: which one.
             scene_seed: for what is generated: the same seed gives the same pixels. Files ignore it.
-            with_image: False: the image may be left out, where that is cheaper.
+            with_image: False: the image may be left out if `RawSample.image_file` says where it is: a view is planned
+                from the masks, then the file is read no finer than the view needs.
 
         Raises:
             DataError: a file is unusable; the message names it.
@@ -73,9 +76,8 @@ class FileSource:
         image = read_image(record.image) if with_image else None
         size = upright_hw(record.image) if image is None else image.shape[:2]
         height, width = size
-        return RawSample(
-            image, load_object_masks(record.objects, (height, width), record.image, use_alpha=self.use_alpha)
-        )
+        masks = load_object_masks(record.objects, (height, width), record.image, use_alpha=self.use_alpha)
+        return RawSample(image, masks, record.image)
 
 
 class SyntheticSource:

@@ -15,33 +15,31 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from hqsam.data.augment import OBJECT_THRESHOLD, LSJRule
+from hqsam.data.augment import OBJECT_THRESHOLD
 from hqsam.data.batch import Sample
 from hqsam.data.feature_store import FeatureStore
-from hqsam.data.mosaic import CompanionDraw, mosaic_corners
 from hqsam.data.options import TrainDataOptions
 from hqsam.data.records import ImageRecord
 from hqsam.data.seeding import derive_seed, make_generator
 from hqsam.data.sources import ConcatSource, FileSource, SampleSource
-from hqsam.data.views import Tile, View, draw_tile
+from hqsam.data.views import View, draw_view
 from hqsam.errors import DataError
 
-_VIEW_RULES = 1
+_VIEW_RULES = 2
 """To be raised whenever equal options no longer give equal views: kept features of older rules are then refused."""
 _PUBLISHED_FILL = (128, 128, 128)
 _MEAN_FILL = (124, 116, 104)
-"""SAM's mean colour: what is zero after normalisation, for gaps inside a frame."""
+"""SAM's mean colour: what is about zero after normalisation."""
 _VIEW_OPTIONS = (
     "pad",
     "jitter",
     "flip_prob",
     "max_enlargement",
-    "mosaic_prob",
-    "mosaic_jitter",
-    "mosaic_weights",
     "min_pixels",
     "min_share",
     "max_tries",
+    "photometric",
+    "degradation",
     "use_alpha",
 )
 
@@ -58,7 +56,6 @@ class TrainingSet(Dataset[Sample]):
 
     Raises:
         DataError: no images, or two of the same key.
-        ValueError: mosaic weights that do not fit the sources.
     """
 
     def __init__(
@@ -78,9 +75,9 @@ class TrainingSet(Dataset[Sample]):
         self.seed = seed
         self.store = store
         self.sources = [self.data.source(index) for index in range(len(self.data))]
-        self._crop, self._mosaic_crop = options.crop_rule(), options.crop_rule(mosaic=True)
+        self._crop = options.crop_rule()
+        self._pixel_rule = options.pixel_rule()
         self._prompts = options.prompt_rule()
-        self._companions = CompanionDraw(self.sources, options.mosaic_weights)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -93,11 +90,7 @@ class TrainingSet(Dataset[Sample]):
     def view_fingerprint(self) -> str:
         """Short hash of everything that views depend on, for `FeatureStore`; it changes with seed and augmentation."""
         options = {name: getattr(self.options, name) for name in _VIEW_OPTIONS}
-        if options["mosaic_weights"] is not None:
-            options["mosaic_weights"] = sorted(options["mosaic_weights"].items())
-        # A mosaic depends on all the images that could be drawn into it, other views on their own image alone.
-        others = [self.data.key(index) for index in range(len(self))] if self.options.mosaic_prob > 0 else []
-        text = json.dumps([_VIEW_RULES, self.seed, self.image_size, options, others], sort_keys=True)
+        text = json.dumps([_VIEW_RULES, self.seed, self.image_size, options], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def __getitem__(self, item: tuple[int, int]) -> Sample:
@@ -110,11 +103,11 @@ class TrainingSet(Dataset[Sample]):
         image_index, view_number = self._locate(epoch, index)
         key, view_key = self.data.key(image_index), self.view_key(epoch, index)
         kept = self.store is not None and self.store.has(view_key)
-        view = self._view(image_index, view_number, with_image=not kept)
+        view = self._view(image_index, view_number)
         rng = make_generator(self.seed, "prompt", epoch, index // len(self), key)
         chosen = view.choose(self.options.prompts_per_image, rng)
-        warped = {pair: view.mask(*pair) for pair in dict.fromkeys(chosen)}
-        masks = np.stack([warped[pair] for pair in chosen])
+        warped = {number: view.mask(number) for number in dict.fromkeys(chosen)}
+        masks = np.stack([warped[number] for number in chosen])
         points = make_generator(self.seed, "loss", epoch, index // len(self), key)
         candidates, uniform = self._loss_points(len(masks), points)
         clicks = make_generator(self.seed, "click", epoch, index // len(self), key)
@@ -126,7 +119,7 @@ class TrainingSet(Dataset[Sample]):
             view_key=view_key,
             image=image,
             features=self.store.load(view_key) if kept and self.store is not None else None,
-            input_hw=(self.image_size, self.image_size) if published else view.content_hw,
+            input_hw=(self.image_size, self.image_size) if published else view.params.visible_hw,
             masks=torch.from_numpy(masks),
             prompts=self._prompts.draw(masks, rng),
             loss_candidates=candidates,
@@ -141,46 +134,23 @@ class TrainingSet(Dataset[Sample]):
             return image_index, str((epoch + repeat) % self.options.views)
         return image_index, f"{epoch}.{repeat}" if repeat else str(epoch)
 
-    def _view(self, image_index: int, view: str, *, with_image: bool) -> View:
+    def _view(self, image_index: int, number: str) -> View:
         key = self.data.key(image_index)
-        rng = make_generator(self.seed, "view", view, key)
-        if rng.random() >= self.options.mosaic_prob:
-            tile = self._tile(image_index, view, self.image_size, self._crop, rng, with_image=with_image)
-            return View(self.image_size, (tile,))
-        members = [image_index, *self._companions.draw(3, rng)]
-        corners = mosaic_corners(self.image_size)
-        members = [members[k] for k in rng.permutation(len(members))]
-        tiles = [
-            self._tile(member, view, self.image_size // 2, self._mosaic_crop, rng, corner, with_image=with_image)
-            for member, corner in zip(members, corners, strict=True)
-        ]
-        return View(self.image_size, tuple(tiles))
-
-    def _tile(
-        self,
-        image_index: int,
-        view: str,
-        frame: int,
-        rule: LSJRule,
-        rng: np.random.Generator,
-        corner_yx: tuple[int, int] = (0, 0),
-        *,
-        with_image: bool,
-    ) -> Tile:
-        key = self.data.key(image_index)
-        sample = self.data.read(image_index, derive_seed(self.seed, "scene", view, key), with_image=with_image)
-        tile = draw_tile(sample, frame, rule, rng, corner_yx)
-        if tile is None:
+        sample = self.data.read(image_index, derive_seed(self.seed, "scene", number, key), with_image=False)
+        change = self._pixel_rule.draw(make_generator(self.seed, "pixels", number, key))
+        rng = make_generator(self.seed, "view", number, key)
+        view = draw_view(sample, self.image_size, self._crop, rng, change)
+        if view is None:
             highest = max((int(mask.max()) for mask in sample.masks), default=0)
             raise DataError(
                 f"{key} shows no object: its masks have no pixel above {OBJECT_THRESHOLD} of 255, the largest value is "
                 f"{highest}; leave the image out or correct the mask"
             )
-        return tile
+        return view
 
     def _pixels(self, view: View) -> Tensor:
         fill = _PUBLISHED_FILL if self.options.pad == "published" else _MEAN_FILL
-        return torch.from_numpy(view.image(fill)).permute(2, 0, 1).contiguous()
+        return torch.from_numpy(np.ascontiguousarray(view.image(fill).transpose(2, 0, 1)))
 
     def _loss_points(self, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Candidates (P, C, 2) and uniform points (P, U, 2), xy in 0..1."""

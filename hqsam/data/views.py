@@ -1,94 +1,72 @@
-"""A view: what of which images the model's frame shows. Planned from masks, turned into pixels where asked for."""
+"""A view: what of an image the model's frame shows. Planned from masks, turned into pixels where asked for."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hqsam.data.augment import OBJECT_THRESHOLD, LSJParams, LSJRule, warp_image, warp_mask
+from hqsam.data.augment import LSJParams, LSJRule, object_area, warp_image, warp_mask
+from hqsam.data.pixel_changes import PixelChange
 from hqsam.data.sources import RawSample
+from hqsam.images import read_reduced
 
 
-@dataclass(frozen=True, eq=False)  # arrays inside: a tile equals itself alone
-class Tile:
-    """One image in its square part of the frame.
+@dataclass(frozen=True, eq=False)  # arrays inside: a view equals itself alone
+class View:
+    """An image and its objects in the model's frame.
 
     Attributes:
         sample: image and masks at their own size.
-        params: the drawn augmentation.
-        corner_yx: top left corner of the part.
-        visible: the objects that the crop keeps.
+        params: the drawn crop.
+        visible: numbers of the objects that the crop keeps.
+        warped: masks that the drawing of the crop has brought into the frame already, by number.
+        change: what happens to the pixels of the image; None: nothing.
     """
 
     sample: RawSample
     params: LSJParams
-    corner_yx: tuple[int, int]
     visible: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class View:
-    """One image in the whole frame, or several in parts of it."""
-
-    size: int
-    tiles: tuple[Tile, ...]
-
-    @property
-    def content_hw(self) -> tuple[int, int]:
-        """Size of the content at the top left: the image, or the whole frame for several."""
-        return self.tiles[0].params.visible_hw if len(self.tiles) == 1 else (self.size, self.size)
+    warped: Mapping[int, NDArray[np.uint8]]
+    change: PixelChange | None = None
 
     def image(self, fill: tuple[int, int, int]) -> NDArray[np.uint8]:
-        """(S, S, 3) RGB, `fill` where no image reaches."""
-        parts = []
-        for tile in self.tiles:
-            if tile.sample.image is None:
-                raise ValueError("this view was read without its image")
-            parts.append(warp_image(tile.sample.image, tile.params, fill))
-        if len(parts) == 1:
-            return parts[0]
-        canvas = np.empty((self.size, self.size, 3), dtype=np.uint8)
-        canvas[:] = fill  # quarters of an odd frame leave a line
-        for tile, part in zip(self.tiles, parts, strict=True):
-            _place(canvas, part, tile)
-        return canvas
+        """(S, S, 3) RGB, `fill` where the image does not reach; a file is decoded no finer than the frame needs.
 
-    def mask(self, tile: Tile, number: int) -> NDArray[np.uint8]:
-        """(S, S) mask 0..255 of one object."""
-        part = warp_mask(tile.sample.masks[number], tile.params)
-        if len(self.tiles) == 1:
-            return part
-        canvas = np.zeros((self.size, self.size), dtype=np.uint8)
-        _place(canvas, part, tile)
-        return canvas
+        Raises:
+            DataError: the image's file is unusable; the message names it.
+            ValueError: the sample has neither pixels nor a file.
+        """
+        sample = self.sample
+        if sample.image is not None:
+            return warp_image(sample.image, self.params, fill, change=self.change)
+        if sample.image_file is None:
+            raise ValueError("this view was read without its image, and without the file that holds it")
+        pixels, extent = read_reduced(sample.image_file, self.params.spare_resolution)
+        return warp_image(pixels, self.params, fill, extent=extent, change=self.change)
 
-    def choose(self, count: int, rng: np.random.Generator) -> list[tuple[Tile, int]]:
-        """Draw `count` objects, in turns from the tiles; an object comes again only after all others of its tile."""
-        order = rng.permutation(len(self.tiles))
-        queues = [rng.permutation(len(tile.visible)) for tile in self.tiles]
-        chosen = []
-        for turn in range(count):
-            number = order[turn % len(order)]
-            tile, queue = self.tiles[number], queues[number]
-            chosen.append((tile, tile.visible[queue[turn // len(order) % len(queue)]]))
-        return chosen
+    def mask(self, number: int) -> NDArray[np.uint8]:
+        """(S, S) mask 0..255 of one object; not to be written to."""
+        known = self.warped.get(number)
+        return warp_mask(self.sample.masks[number], self.params) if known is None else known
+
+    def choose(self, count: int, rng: np.random.Generator) -> list[int]:
+        """Draw `count` visible objects; one comes again only after all others."""
+        order = rng.permutation(len(self.visible))
+        return [self.visible[order[turn % len(order)]] for turn in range(count)]
 
 
-def draw_tile(
-    sample: RawSample, frame: int, rule: LSJRule, rng: np.random.Generator, corner_yx: tuple[int, int] = (0, 0)
-) -> Tile | None:
+def draw_view(
+    sample: RawSample, frame: int, rule: LSJRule, rng: np.random.Generator, change: PixelChange | None = None
+) -> View | None:
     """Draw a crop that keeps a randomly chosen object; None if the image has no pixel of any object."""
-    present = [k for k, mask in enumerate(sample.masks) if (mask > OBJECT_THRESHOLD).any()]
+    areas = [object_area(mask) for mask in sample.masks]
+    present = [number for number, area in enumerate(areas) if area]
     if not present:
         return None
     anchor = present[rng.integers(len(present))]
-    params = rule.draw_keeping(sample.masks[anchor], frame, rng)
-    visible = tuple(k for k in present if k == anchor or rule.keeps(sample.masks[k], params))
-    return Tile(sample, params, corner_yx, visible)
-
-
-def _place(canvas: NDArray[np.uint8], part: NDArray[np.uint8], tile: Tile) -> None:
-    top, left = tile.corner_yx
-    canvas[top : top + part.shape[0], left : left + part.shape[1]] = part
+    params, warped = rule.draw_keeping(sample.masks[anchor], areas[anchor], frame, rng)
+    visible = tuple(k for k in present if k == anchor or rule.keeps(sample.masks[k], areas[k], params))
+    return View(sample, params, visible, {anchor: warped}, change)

@@ -34,12 +34,11 @@ class AugmentConfig:
     )
     flip_prob: float = setting(0.5, "chance of a mirror image", at_least=0, at_most=1)
     max_enlargement: float | None = setting(None, "no image is enlarged by more than this; null: no limit", above=0)
-    mosaic_prob: float = setting(0.0, "chance of four images in one frame", at_least=0, at_most=1)
-    mosaic_jitter: tuple[float, float] = setting((0.5, 2.0), "range of the scale in a mosaic's quarter", above=0)
-    mosaic_weights: dict[str, float] = setting({}, "relative chance of sources in a mosaic; empty: the same for all")
     min_pixels: int = setting(10, "a crop must keep so many pixels of the object ...", at_least=1)
     min_share: float = setting(0.1, "... and this share of its area, or it is drawn again ...", at_least=0, at_most=1)
     max_tries: int = setting(10, "... so often; then the whole image is shown", at_least=1)
+    photometric: float = setting(0.0, "chance of changed colours and contrast", at_least=0, at_most=1)
+    degradation: float = setting(0.0, "chance of blur, noise and compression", at_least=0, at_most=1)
 
 
 @dataclass(kw_only=True)
@@ -49,7 +48,7 @@ class PromptConfig:
     prompts_per_image: int = setting(1, "prompts, each of one object, that share an encoded image", at_least=1)
     mix: dict[str, float] = setting({"box": 1.0, "points": 1.0, "mask": 1.0}, "relative chance of box, points, mask")
     num_points: int = setting(10, "points of a point prompt", at_least=1)
-    box_jitter: float = setting(0.0, "noise on box sides as a share of the side; 0: tight boxes", at_least=0)
+    box_jitter: float = setting(0.0, "noise on box sides as a share of the side; SAM: 0.1; 0: tight", at_least=0)
     mask_scale: Literal["published", "predictor"] = setting(
         "published", "values of mask prompts; published: 0 and 255, predictor: like logits"
     )

@@ -86,12 +86,11 @@ def open_train_data(config: TrainConfig, model: Sam, world_size: int = 1) -> Tra
 
 def data_options(config: DataConfig, *, click_rounds: int = 0) -> TrainDataOptions:
     """How samples are made; the sections `augment`, `prompts` and `points` have the names of the options."""
-    augment = dataclasses.asdict(config.augment)
     return TrainDataOptions(
         views=config.views,
         click_rounds=click_rounds,
         use_alpha=config.use_alpha,
-        **{**augment, "mosaic_weights": augment["mosaic_weights"] or None},
+        **dataclasses.asdict(config.augment),
         **dataclasses.asdict(config.prompts),
         **dataclasses.asdict(config.points),
     )

@@ -7,7 +7,7 @@ from PIL import Image
 from hqsam.boxes import mask_to_box, masks_to_boxes
 from hqsam.errors import DataError
 from hqsam.geometry import ResizeLongestSide, resized_hw
-from hqsam.images import read_image, write_image
+from hqsam.images import read_image, read_reduced, write_image
 
 
 @pytest.fixture
@@ -39,6 +39,49 @@ def test_exif_orientation_is_applied(tmp_path, rgb):
     exif[0x0112] = 6  # rotate by 90 degrees clockwise to see it upright
     Image.fromarray(rgb).save(tmp_path / "turned.png", exif=exif)
     assert np.array_equal(read_image(tmp_path / "turned.png"), np.rot90(rgb, -1))
+
+
+def slope(height: int, width: int) -> np.ndarray:
+    """Each pixel says where it is: red across, green down."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([x * 250 / width, y * 250 / height, x * 0], axis=2).astype(np.uint8)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
+def test_a_reduced_jpeg_is_the_same_picture_at_the_same_place(tmp_path, orientation, options):
+    """At sizes that no reduction divides, an extent at the wrong edge would shift the picture."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "a.jpg"
+    Image.fromarray(slope(203, 331)).save(path, exif=exif, quality=95, **options)
+    full = Image.fromarray(read_image(path))
+    for factor in (1.0, 1.9, 2.0, 3.0, 4.5, 8.0, 30.0):
+        step = max(k for k in (1, 2, 4, 8) if k <= factor)
+        pixels, extent = read_reduced(path, factor)
+        assert pixels.shape[:2] == (-(-full.height // step), -(-full.width // step))
+        assert (extent[2] - extent[0], extent[3] - extent[1]) == (full.width / step, full.height / step)
+        small = np.asarray(Image.fromarray(pixels).resize((20, 20), Image.Resampling.BILINEAR, box=extent))
+        expected = np.asarray(full.resize((20, 20), Image.Resampling.BILINEAR))
+        assert np.abs(small.astype(int) - expected)[1:-1, 1:-1].max() <= 2
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_reduced_jpegs_of_other_colours(tmp_path, mode):
+    Image.fromarray(slope(64, 96)).convert(mode).save(tmp_path / "a.jpg", quality=95)
+    pixels, extent = read_reduced(tmp_path / "a.jpg", 4.0)
+    assert (pixels.shape, extent) == ((16, 24, 3), (0, 0, 24, 16))
+    expected = np.asarray(Image.fromarray(read_image(tmp_path / "a.jpg")).resize((24, 16), Image.Resampling.BOX))
+    assert np.abs(pixels.astype(int) - expected).max() <= 4
+
+
+def test_other_formats_and_tiny_jpegs_are_not_reduced(tmp_path, rgb):
+    write_image(tmp_path / "a.png", rgb)
+    pixels, extent = read_reduced(tmp_path / "a.png", 8.0)
+    assert np.array_equal(pixels, rgb)
+    assert extent == (0, 0, 9, 6)
+    write_image(tmp_path / "one.jpg", rgb[:1, :1])
+    assert read_reduced(tmp_path / "one.jpg", 8.0)[1] == (0, 0, 1, 1)
 
 
 def test_bad_files(tmp_path, rgb):

@@ -147,25 +147,27 @@ def test_crops_that_lose_the_object_are_drawn_again() -> None:
     lost = 0
     for seed in range(20):
         lost += not (warp_mask(mask, rule.draw((100, 100), 100, rng(seed))) > 128).any()
-        kept = rule.draw_keeping(mask, 100, rng(seed))
-        assert np.count_nonzero(warp_mask(mask, kept) > 128) >= 0.5 * 100 * 4
+        kept, warped = rule.draw_keeping(mask, 100, 100, rng(seed))
+        np.testing.assert_array_equal(warped, warp_mask(mask, kept))
+        assert np.count_nonzero(warped > 128) >= 0.5 * 100 * 4
     assert lost > 5  # else this test shows nothing
 
 
 def test_after_the_last_try_the_whole_image_is_shown() -> None:
     rule = LSJRule(jitter=(2.0, 2.0), min_pixels=10**6, max_tries=3)
-    params = rule.draw_keeping(corner_object(), 100, rng())
+    params, warped = rule.draw_keeping(corner_object(), 100, 100, rng())
+    np.testing.assert_array_equal(warped, warp_mask(corner_object(), params))
     assert params.resized_hw == (100, 100)
     assert params.offset_yx == (0, 0)
 
 
 def test_keeps_counts_pixels_and_share() -> None:
     mask, whole = corner_object(), LSJParams((100, 100), 100, False, (100, 100))
-    assert LSJRule(min_pixels=100).keeps(mask, whole)
-    assert not LSJRule(min_pixels=101).keeps(mask, whole)
+    assert LSJRule(min_pixels=100).keeps(mask, 100, whole)
+    assert not LSJRule(min_pixels=101).keeps(mask, 100, whole)
     cut = LSJParams((100, 100), 50, False, (100, 100), (7, 0))  # leaves 5 of the object's 10 rows
-    assert LSJRule(min_share=0.5).keeps(mask, cut)
-    assert not LSJRule(min_share=0.51).keeps(mask, cut)
+    assert LSJRule(min_share=0.5).keeps(mask, 100, cut)
+    assert not LSJRule(min_share=0.51).keeps(mask, 100, cut)
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,10 @@ from hqsam.data import (
     TrainDataOptions,
     TrainingSet,
     collate,
+    make_generator,
     open_dataset,
 )
+from hqsam.data.sources import RawSample
 from hqsam.errors import DataError
 from hqsam.types import ImageFeatures, Prompts
 
@@ -102,7 +104,7 @@ def test_a_sample_depends_on_seed_epoch_and_image_alone(records: list[ImageRecor
 
 
 def test_workers_change_nothing(records: list[ImageRecord]) -> None:
-    data = training_set(records, prompts_per_image=2, mosaic_prob=0.5)
+    data = training_set(records, prompts_per_image=2, photometric=0.5, degradation=0.5)
     items = [(epoch, index) for epoch in range(2) for index in range(len(data))]
     loading = {"batch_size": 2, "sampler": items, "collate_fn": collate}
     alone, shared = (list(DataLoader(data, num_workers=workers, **loading)) for workers in (0, 2))
@@ -126,6 +128,39 @@ def test_views_come_again_and_prompts_do_not(records: list[ImageRecord]) -> None
     assert data.view_key(0, len(data)) == data.view_key(1, 0)
     fresh = training_set(records)
     assert len({fresh.view_key(epoch, index) for epoch in range(3) for index in range(8)}) == 24
+
+
+def test_changed_pixels_are_of_the_view_and_of_the_image_alone(records: list[ImageRecord]) -> None:
+    plain, changed = (training_set(records, views=1, photometric=p, degradation=p) for p in (0.0, 1.0))
+    for index in range(len(records)):
+        before, after = plain[0, index], changed[0, index]
+        assert same(replace(before, image=None), replace(after, image=None))
+        assert torch.equal(after.image, changed[3, index].image)
+    assert any(not torch.equal(plain[0, k].image, changed[0, k].image) for k in range(len(records)))
+
+
+def test_a_view_is_the_image_resized_cropped_and_padded(records: list[ImageRecord]) -> None:
+    """Pixels and mask against the plain way: mirror, resize as a whole, crop, paste."""
+    data = training_set(records)
+    for epoch in range(5):
+        for index in range(2, len(data)):  # images of one object
+            key = records[index].key
+            generator = make_generator(0, "view", str(epoch), key)
+            generator.integers(1)
+            mask = FileSource(records).read(index, 0).masks[0]
+            params, _ = data.options.crop_rule().draw_keeping(mask, int((mask > 128).sum()), S, generator)
+            sample = data[epoch, index]
+            for pixels, got, fill in (
+                (Image.open(records[index].image), sample.image.permute(1, 2, 0), (128,) * 3),
+                (Image.fromarray(mask), sample.masks[0], 0),
+            ):
+                source = pixels.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if params.flip else pixels
+                (height, width), (top, left) = params.resized_hw, params.offset_yx
+                whole = source.resize((width, height), Image.Resampling.BILINEAR)
+                frame = Image.new(pixels.mode, (S, S), fill)
+                frame.paste(whole.crop((left, top, min(left + S, width), min(top + S, height))))
+                tolerance = 2 if params.spare_resolution < 2 else 60  # noise, read at a reduced size
+                assert np.abs(np.asarray(frame).astype(int) - got.numpy()).max() <= tolerance
 
 
 def test_padding_of_the_two_kinds(records: list[ImageRecord]) -> None:
@@ -159,52 +194,23 @@ def test_image_and_masks_of_a_sample_stay_aligned(tmp_path: Path) -> None:
     record = ImageRecord(
         key="k", set_name="s", source="s", image=tmp_path / "a.bmp", objects=(ObjectRecord(mask=tmp_path / "a.png"),)
     )
-    others = [replace(record, key=f"k{number}") for number in range(3)]
-    for mosaic in (0.0, 1.0):
-        data = training_set([record, *others], pad="predictor", mosaic_prob=mosaic, prompts_per_image=4)
-        for epoch in range(6):
-            sample = data[epoch, 0]
-            assert sample.image is not None
-            height, width = sample.input_hw
-            seen = sample.masks.amax(0)[:height, :width]
-            shown = sample.image[0, :height, :width]
-            if mosaic:  # gaps between the four images have the mean colour
-                assert torch.equal(shown[seen > 0], seen[seen > 0])
-            else:
-                assert torch.equal(shown, seen)
-
-
-def test_mosaic_shows_four_images(records: list[ImageRecord]) -> None:
-    data = training_set(records, mosaic_prob=1.0, mosaic_jitter=(1.0, 1.0), flip_prob=0.0, prompts_per_image=4)
-    sample = data[0, 0]
-    assert sample.input_hw == (S, S)
-    quarters = set()
-    for mask in sample.masks:
-        ys, xs = np.nonzero(mask.numpy())
-        assert len({*(ys // 32)}) == len({*(xs // 32)}) == 1  # no object leaves its quarter
-        quarters.add((ys[0] // 32, xs[0] // 32))
-    assert len(quarters) == 4
-
-
-def test_mosaic_weights(records: list[ImageRecord]) -> None:
-    chosen = training_set(records, mosaic_prob=1.0, mosaic_weights={"cells": 0, "birds": 1})
-    assert chosen.view_fingerprint() != training_set(records, mosaic_prob=1.0).view_fingerprint()
-    chosen[0, 0]
-    with pytest.raises(ValueError, match="must name every source"):
-        training_set(records, mosaic_weights={"cells": 1.0})
+    data = training_set([record], pad="predictor", prompts_per_image=4)
+    for epoch in range(6):
+        sample = data[epoch, 0]
+        assert sample.image is not None
+        height, width = sample.input_hw
+        assert torch.equal(sample.image[0, :height, :width], sample.masks.amax(0)[:height, :width])
 
 
 def test_view_fingerprint_knows_what_views_depend_on(records: list[ImageRecord]) -> None:
     base = training_set(records).view_fingerprint()
     frames = ({"pad": "predictor"}, {"jitter": (0.5, 1.0)}, {"jitter": None}, {"flip_prob": 0.0}, {"min_share": 0.5})
-    for changes in frames:
+    for changes in (*frames, {"photometric": 0.1}, {"degradation": 0.1}):
         assert training_set(records, **changes).view_fingerprint() != base
     assert training_set(records, seed=1).view_fingerprint() != base
     for changes in ({"mix": {"box": 1.0}}, {"prompts_per_image": 4}, {"points_per_mask": 9}, {"box_jitter": 0.1}):
         assert training_set(records, **changes).view_fingerprint() == base
-    assert training_set(records[:2]).view_fingerprint() == base  # a view is of its own image alone ...
-    mosaics = [training_set(part, mosaic_prob=0.5).view_fingerprint() for part in (records, records[:3])]
-    assert mosaics[0] != mosaics[1]  # ... or of any
+    assert training_set(records[:2]).view_fingerprint() == base  # a view is of its own image alone
 
 
 def fake_features(value: float) -> ImageFeatures:
@@ -285,12 +291,10 @@ def test_an_image_of_one_pixel(tmp_path: Path) -> None:
     assert sample.masks.any()
 
 
-def test_unusable_samples_are_named(tmp_path: Path, records: list[ImageRecord]) -> None:
+def test_unusable_samples_are_named(tmp_path: Path) -> None:
     empty = tiny_record(tmp_path, np.zeros((9, 9), np.uint8))
     with pytest.raises(DataError, match=r"s/a\.jpg shows no object"):
         training_set([empty])[0, 0]
-    with pytest.raises(DataError, match=r"s/a\.jpg shows no object"):  # also as a part of another image's mosaic
-        training_set([records[0], empty], mosaic_prob=1.0, mosaic_weights={"cells": 0, "s": 1})[0, 0]
     faint = tiny_record(tmp_path, np.full((9, 9), 7, np.uint8), "b")
     with pytest.raises(DataError, match=r"s/b\.jpg shows no object"):
         training_set([faint])[0, 0]
@@ -307,6 +311,24 @@ def test_errors_in_workers_keep_their_text(tmp_path: Path) -> None:
     data = training_set([tiny_record(tmp_path, np.zeros((9, 9), np.uint8))])
     with pytest.raises(DataError, match=r"s/a\.jpg shows no object"):
         next(iter(DataLoader(data, batch_size=None, sampler=[(0, 0)], num_workers=1)))
+
+
+def test_an_image_that_is_truncated(tmp_path: Path) -> None:
+    record = tiny_record(tmp_path, np.full((400, 300), 255, np.uint8))
+    data = record.image.read_bytes()
+    record.image.write_bytes(data[: len(data) // 2])
+    for jitter in ((0.1, 0.1), (2.0, 2.0)):  # decoded at a reduced size, and at its own
+        with pytest.raises(DataError, match=r"truncated or damaged.*a\.jpg"):
+            training_set([record], jitter=jitter)[0, 0]
+
+
+def test_a_source_of_neither_pixels_nor_files(records: list[ImageRecord]) -> None:
+    class Without(SyntheticSource):
+        def read(self, index: int, scene_seed: int, *, with_image: bool = True) -> RawSample:
+            return super().read(index, scene_seed)._replace(image=None)
+
+    with pytest.raises(ValueError, match="without its image"):
+        TrainingSet(Without(1, S), options(), S, 0)[0, 0]
 
 
 def test_empty_and_doubled_data(records: list[ImageRecord]) -> None:
@@ -340,9 +362,10 @@ def test_generated_scenes_join_files(records: list[ImageRecord]) -> None:
         ({"pad": "grey"}, "pad must be"),
         ({"oversample": 0.5}, "oversample"),
         ({"importance": 2.0}, "importance"),
-        ({"mosaic_prob": 2.0}, "mosaic_prob"),
+        ({"photometric": 2.0}, "photometric must be within 0..1"),
+        ({"degradation": -0.1}, "degradation must be within 0..1"),
         ({"jitter": (3.0, 1.0)}, "jitter"),
-        ({"mosaic_jitter": (0.0, 1.0)}, "jitter"),
+        ({"flip_prob": 2.0}, "flip_prob"),
         ({"mix": {"text": 1.0}}, "mix"),
     ],
 )

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from hqsam.data import epoch_order
-from hqsam.data.epoch_sampler import EpochSampler
 
 SOURCES = ["a"] * 50 + ["b"] * 8 + ["c"] * 2
 
@@ -64,39 +63,3 @@ def test_an_epoch_of_nothing() -> None:
         epoch_order([], seed=0, epoch=0)
     with pytest.raises(ValueError, match="got 60 and 0"):
         order(num_samples=0)
-
-
-@pytest.mark.parametrize("weights", [None, {"a": 1.0, "b": 2.0, "c": 0.5}])
-def test_samples_of_a_step_do_not_depend_on_the_number_of_processes(weights: dict[str, float] | None) -> None:
-    def steps(world: int) -> list[list[tuple[int, int]]]:
-        size = 8 // world
-        parts = [
-            list(EpochSampler(SOURCES, batch_size=size, seed=3, epoch=2, rank=r, world=world, weights=weights))
-            for r in range(world)
-        ]
-        return [[x for part in parts for x in part[s * size : (s + 1) * size]] for s in range(60 // 8)]
-
-    assert steps(1) == steps(2) == steps(4) == steps(8)
-    assert len(steps(1)) == 7  # 60 samples, 4 of them left out
-    assert {epoch for step in steps(1) for epoch, _ in step} == {2}
-
-
-def test_resume_within_an_epoch() -> None:
-    sampler = EpochSampler(SOURCES, batch_size=4, seed=3, rank=1, world=2)
-    whole = list(sampler)
-    assert len(sampler) == len(whole) == 28
-    sampler.set_epoch(0, start_step=3)
-    assert list(sampler) == whole[12:]
-    assert len(sampler) == 16
-    sampler.set_epoch(1)
-    assert list(sampler) != whole
-    sampler.set_epoch(0, start_step=7)
-    assert list(sampler) == []
-
-
-@pytest.mark.parametrize(
-    "options", [{"batch_size": 61}, {"batch_size": 0}, {"rank": 2, "world": 2}, {"start_step": 61}, {"epoch": -1}]
-)
-def test_sampler_arguments(options: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=r"got|shorter than one step"):
-        EpochSampler(SOURCES, **{"batch_size": 1, "seed": 0, **options})  # type: ignore[arg-type]
