@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import time
@@ -40,7 +41,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
 def has_bf16_units(device: torch.device) -> bool:
     """Whether the hardware multiplies bfloat16 itself; elsewhere it is emulated and slower than float32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     flags = f"{_cpu_field('flags') or ''} {_cpu_field('Features') or ''}"
     return bool(_BF16_FLAGS & set(flags.split()))
 
@@ -78,10 +79,8 @@ class PeakMemory:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        try:
+        with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # Linux forgets the peak so far
-        except OSError:
-            pass
         self.start_mb = _resident_mb("VmRSS")
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)

@@ -50,6 +50,7 @@ def run_job(job: Job) -> dict[str, Any]:
     Raises:
         JobError: it failed.
     """
+    threads = {"OMP_NUM_THREADS": str(job.spec["threads"])} if job.spec.get("threads") else {}
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_ALLOCATOR)}
     quiet = {"NO_ALBUMENTATIONS_UPDATE": "1", "PYTHONWARNINGS": "ignore"}
     with tempfile.TemporaryDirectory(prefix="hqsam-benchmark-") as name:
@@ -57,7 +58,12 @@ def run_job(job: Job) -> dict[str, Any]:
         spec.write_text(json.dumps(dict(job.spec)), encoding="utf-8")
         command = [sys.executable, "-m", job.module, str(spec), str(result)]
         done = subprocess.run(
-            command, cwd=ROOT, env={**kept, **quiet, **job.environment}, capture_output=True, text=True, check=False
+            command,
+            cwd=ROOT,
+            env={**kept, **quiet, **threads, **job.environment},
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode != 0:
             raise JobError(f"{job.name} failed with status {done.returncode}:\n{done.stderr[-3000:]}")

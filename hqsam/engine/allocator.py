@@ -44,6 +44,6 @@ def keep_freed_memory(device: torch.device) -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    done = all([mallopt(ctypes.c_int(name), ctypes.c_int(value)) == 1 for name, value in _SETTINGS])
+    done = all(mallopt(ctypes.c_int(name), ctypes.c_int(value)) == 1 for name, value in _SETTINGS)
     logger.debug("freed memory is kept by the C library: %s", done)
     return done
