@@ -35,9 +35,6 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# the allocator settings about halve the time of a step on a CPU (docs/training.md)
-embedded: export MALLOC_MMAP_MAX_ := 0
-embedded: export MALLOC_TRIM_THRESHOLD_ := 20000000000
 embedded: export HQSAM_DATA := $(if $(HQSAM_DATA),$(HQSAM_DATA),../shared/data)
 embedded: $(STAMP)
 	$(BIN)/python train.py configs/train/hq_vit_tiny_embedded.yaml

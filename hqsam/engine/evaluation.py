@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hqsam.data import ImageRecord, load_object_masks, open_dataset
+from hqsam.engine.allocator import keep_freed_memory
 from hqsam.engine.config import describe_settings, load_config
 from hqsam.engine.distributed import World, configure_logging, gather_objects, join_world
 from hqsam.engine.eval_config import EvalConfig, EvalOptions
@@ -253,6 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = load_config(EvalConfig, arguments[0], arguments[1:])
         with join_world(config.device) as world:
             configure_logging(world)
+            keep_freed_memory(world.device)
             result = run(config, world)
             if world.is_main:
                 sys.stdout.write(format_markdown(result))

@@ -47,9 +47,11 @@ def image_features(model: Sam, batch: Batch, *, amp: bool = False, adapted: bool
         return batch.features
     if batch.images is None:
         raise ValueError("a batch needs images or encoder features, got neither")
+    images = model.preprocess_canvas(batch.images, batch.input_hw)
+    # On a CPU one image at a time is faster than a batch, and its temporaries take a batch's fraction of the memory.
+    parts = images.split(1 if images.device.type == "cpu" else len(images))
     with torch.set_grad_enabled(adapted), autocast(model.device, amp):
-        features: ImageFeatures = model.image_encoder(model.preprocess_canvas(batch.images, batch.input_hw))
-    return features
+        return ImageFeatures(*map(torch.cat, zip(*map(model.image_encoder, parts), strict=True)))
 
 
 def forward_loss(

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from hqsam.checkpoints import atomic_path, save_adapter, save_checkpoint
 from hqsam.data import Batch, ImageRecord, collate
+from hqsam.engine.allocator import keep_freed_memory
 from hqsam.engine.config import config_to_yaml, describe_settings, load_config
 from hqsam.engine.distributed import World, broadcast_parameters, configure_logging, join_world
 from hqsam.engine.encoding import encode_views
@@ -269,6 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = load_config(TrainConfig, arguments[0], arguments[1:])
         with join_world(config.device) as world:
             configure_logging(world)
+            keep_freed_memory(world.device)
             return 0 if train(config, world) else STOPPED
     except HqsamError as error:
         sys.stderr.write(f"error: {_message(error)}\n")

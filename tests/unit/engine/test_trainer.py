@@ -88,6 +88,14 @@ def test_loss_and_gradients_are_the_published_formulas(model: Sam) -> None:
     torch.testing.assert_close(totals[4], torch.stack([g.norm() for g in expected]).norm(), rtol=1e-8, atol=0)
 
 
+def test_images_encoded_one_by_one_are_a_batch(model: Sam) -> None:
+    batch = make_batch(3)
+    assert batch.images is not None
+    expected = model.image_encoder(model.preprocess_canvas(batch.images, batch.input_hw))
+    for part, whole in zip(image_features(model, batch), expected, strict=True):
+        torch.testing.assert_close(part, whole, rtol=1e-9, atol=1e-9)
+
+
 def test_adam_moves_by_the_scheduled_rate(model: Sam) -> None:
     """The first step of Adam is the rate times the sign of the gradient, where the gradient is not tiny."""
     trainer = make_trainer(model, "optim.lr=0.01", "optim.warmup_steps=1")
