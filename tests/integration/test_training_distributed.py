@@ -111,7 +111,7 @@ def test_a_run_of_two_processes_is_one_run(folder: Path) -> None:
     data = folder / "shapes"
     files = sorted(path.name for path in (folder / "run").iterdir())
     assert files == sorted(
-        ["config.yaml", "log.jsonl", "tensorboard", "checkpoints", "report.md", "loss.png", "model.safetensors"]
+        ["config.yaml", "log.jsonl", "tensorboard", "checkpoints", "report.md", "plots", "model.safetensors"]
     )
     assert len((folder / "run" / "log.jsonl").read_text().splitlines()) == 4  # two steps, the mean and its one set
     assert len(list((folder / "features").rglob("*.safetensors"))) == 4
