@@ -22,12 +22,14 @@ COLORS: tuple[Color, ...] = (BLUE, RED, GREEN)
 """In the order in which lines are given; the last is used again for more."""
 
 _SIZE = (840, 400)
-_LEFT, _RIGHT, _TOP, _BOTTOM = 72, 20, 40, 50
+_LEFT, _RIGHT, _TOP, _BOTTOM = 72, 28, 40, 50
 _FONT = 14
 _GRID, _INK = (226, 226, 226), (60, 60, 60)
 _FAINT = 0.28
 """Share of its colour that the unsmoothed values of a smoothed line keep."""
 _INTERVALS = 5
+_MARKED = 40
+"""Values of a line up to which each has a mark."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,8 @@ def draw_plot(path: Path, title: str, lines: Sequence[Line], *, smooth: bool = F
         path: PNG file, replaced atomically.
         title: above the plot.
         lines: at least one.
-        smooth: show a mean over the last tenth of each line, and its own values faintly behind. Otherwise each value
-            has a mark.
+        smooth: show the running mean of each line, and its own values faintly behind. Otherwise values have marks where
+            they are few.
 
     Raises:
         ValueError: no lines, or a line without values.
@@ -79,7 +81,8 @@ def draw_plot(path: Path, title: str, lines: Sequence[Line], *, smooth: bool = F
     for line, values, color in zip(lines, curves, colors, strict=True):
         points = frame.points(line.steps, running_mean(values) if smooth else values)
         draw.line(points, fill=color, width=3, joint="curve")
-        for x, y in [] if smooth and len(points) > 1 else points:
+        few = len(points) == 1 or (not smooth and len(points) <= _MARKED)
+        for x, y in points if few else []:
             draw.ellipse((x - 4, y - 4, x + 4, y + 4), fill=color)
     _draw_legend(draw, [line.name for line in lines], colors)
     with atomic_path(path) as temporary:
@@ -87,11 +90,11 @@ def draw_plot(path: Path, title: str, lines: Sequence[Line], *, smooth: bool = F
 
 
 def running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean of each value and those before it, over a tenth of all of them; as many values."""
-    window = max(1, len(values) // 10)
+    """Mean of each value and its neighbours, a twentieth of all of them on each side; as many values."""
+    reach = len(values) // 20
     sums = np.cumsum(np.insert(values, 0, 0.0))
-    last = np.arange(1, len(values) + 1)
-    first = np.maximum(0, last - window)
+    place = np.arange(len(values))
+    first, last = np.maximum(0, place - reach), np.minimum(len(values), place + reach + 1)
     means: NDArray[np.float64] = (sums[last] - sums[first]) / (last - first)
     return means
 
