@@ -80,7 +80,9 @@ def draw_case(path: MaskPath, item: EvalItem, position: int, record: MaskRecord)
     shown = _fit(image[view])
     scale = max(shown.shape) / max(image[view].shape)
     corner = np.array([view[1].start, view[0].start] * 2)
-    truth = draw_box(draw_mask(shown, _fit_mask(inside[view], shown), YELLOW), (box - corner) * scale, YELLOW)
+    last = np.array([0, 0, 1, 1])  # of an enlarged pixel the far side, since boxes hold inclusive pixels
+    outline = (box + last - corner) * scale - last
+    truth = draw_box(draw_mask(shown, _fit_mask(inside[view], shown), YELLOW), outline, YELLOW)
     panels, titles = [shown, truth], [f"{item.image}, object {position}", "truth and its box"]
     for column in dict.fromkeys(("sam", main_column(path.columns))):
         if column in predicted:
