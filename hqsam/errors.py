@@ -15,5 +15,9 @@ class ConfigError(HqsamError):
     """A training or evaluation configuration has an unknown key, a wrong type or a missing value."""
 
 
+class OutputError(HqsamError, OSError):
+    """A file cannot be written: a full disk, a read-only folder; the message names it. What was there stays."""
+
+
 class DataError(HqsamError):
     """An image, a mask or a data set on disk is unusable; the message names the file."""

@@ -14,7 +14,7 @@ from hqsam.checkpoints.state import (
     official_state_dict,
     with_unused_classifier,
 )
-from hqsam.checkpoints.writing import atomic_path, save_checkpoint
+from hqsam.checkpoints.writing import atomic_path, remove_leftovers, save_checkpoint
 from hqsam.errors import CheckpointError
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "load_trained_state_dict",
     "official_state_dict",
     "read_tensors",
+    "remove_leftovers",
     "save_adapter",
     "save_checkpoint",
     "to_memory_names",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
@@ -22,7 +23,7 @@ from hqsam.checkpoints.formats import (
 )
 from hqsam.checkpoints.reading import TensorFile
 from hqsam.checkpoints.state import Selection, official_state_dict, with_unused_classifier
-from hqsam.errors import CheckpointError
+from hqsam.errors import CheckpointError, HqsamError, OutputError
 from hqsam.models import Sam
 
 FORMAT_VERSION = "1"
@@ -78,20 +79,46 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path in the same folder that replaces `path` when the block ends without an error.
 
     The content is on disk before the replacement, so that a crash leaves the old file or the new one, never half.
+
+    Raises:
+        OutputError: the file cannot be written; an old one stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    temporary.touch()
-    usual_mode = temporary.stat().st_mode
-    temporary.unlink()
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        usual_mode = temporary.stat().st_mode
+        temporary.unlink()
         yield temporary
         temporary.chmod(usual_mode)  # safetensors makes files that only their owner can read
         _sync(temporary)
         os.replace(temporary, path)
         _sync(path.parent)
+    except Exception as error:
+        reason = _write_failure(error)
+        if reason is None:
+            raise
+        raise OutputError(f"cannot write {path}: {reason}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of the same trouble; the error is on its way already
+            temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what writers that were killed left in a folder: the temporary files of `atomic_path`."""
+    for path in folder.glob(".*.tmp"):
+        if re.fullmatch(r"\..+\.[0-9a-f]{32}\.tmp", path.name):
+            path.unlink(missing_ok=True)
+
+
+def _write_failure(error: Exception) -> str | None:
+    """Why a file could not be written, or None for an error of another kind. Libraries have their own types for it."""
+    if isinstance(error, OSError) and not isinstance(error, HqsamError):
+        return error.strerror or str(error)
+    if type(error).__name__ == "SafetensorError":
+        return str(error)
+    # torch says where its counter stood, not what the system said
+    return "not all of it could be written; is the disk full?" if "inline_container" in str(error) else None
 
 
 def write(

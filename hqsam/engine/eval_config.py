@@ -68,6 +68,6 @@ class EvalConfig:
         0.02, "ring width of boundary IoU as a share of the image diagonal", above=0, at_most=1
     )
     refine: Literal["none", "zoom"] = setting("none", "zoom: look again at the crops around small objects")
-    plots: int = setting(8, "pictures of the worst cases, and as many of the best gains", at_least=0)
+    plots: int = setting(8, "pictures of the worst cases, of HQ's gains over SAM and of its losses, each", at_least=0)
     model: EvalModelConfig = field(default_factory=EvalModelConfig)
     data: EvalDataConfig = field(default_factory=EvalDataConfig)

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hqsam.checkpoints import atomic_path
 from hqsam.data import load_object_mask
 from hqsam.engine.eval_plan import EvalItem
 from hqsam.engine.eval_protocols import INSIDE, MaskPath, tight_box
-from hqsam.images import read_image, write_image
+from hqsam.images import read_image
 from hqsam.metrics import MaskRecord
 from hqsam.types import Fusion
 from hqsam.visualize import BLUE, RED, YELLOW, draw_box, draw_mask, side_by_side
@@ -26,6 +27,8 @@ _MARGIN = 0.12
 """Surroundings shown on each side, as a share of the box."""
 _PANEL = 520
 """Long side of a panel in pixels."""
+KINDS = ("worst", "gain", "decline")
+"""Kinds of cases, see `rank_cases`."""
 _TITLES = {"sam": "SAM", "hq": "HQ", "sum": "SAM+HQ"}
 
 
@@ -35,22 +38,25 @@ def main_column(columns: Sequence[Fusion]) -> Fusion:
 
 
 def rank_cases(records: Sequence[MaskRecord], count: int) -> dict[str, list[MaskRecord]]:
-    """The cases worth a picture: "worst" by boundary IoU, and "gain" by what HQ adds to SAM's, where both are there.
+    """The cases worth a picture: "worst" by boundary IoU, and where SAM and HQ are both there "gain" and "decline".
 
     Args:
         records: scores of all objects.
         count: how many of each kind at most.
 
     Returns:
-        Kind -> records, the most extreme first; "gain" holds real gains only.
+        Kind -> records, the most extreme first. "gain" holds what HQ made better than plain SAM and "decline" what it
+        made worse, real differences only.
     """
     if not records:
         return {}
     main = main_column(tuple(records[0].mbiou))  # type: ignore[arg-type]
     cases = {"worst": sorted(records, key=lambda r: (r.mbiou[main], r.key))[:count]}
     if main != "sam" and "sam" in records[0].mbiou:
-        gains = sorted(records, key=lambda r: (r.mbiou["sam"] - r.mbiou[main], r.key))[:count]
-        cases["gain"] = [record for record in gains if record.mbiou[main] > record.mbiou["sam"]]
+        gains = sorted(records, key=lambda r: (r.mbiou["sam"] - r.mbiou[main], r.key))
+        cases["gain"] = [record for record in gains[:count] if record.mbiou[main] > record.mbiou["sam"]]
+        losses = gains[::-1][:count]
+        cases["decline"] = [record for record in losses if record.mbiou[main] < record.mbiou["sam"]]
     return cases
 
 
@@ -74,7 +80,9 @@ def draw_case(path: MaskPath, item: EvalItem, position: int, record: MaskRecord)
     shown = _fit(image[view])
     scale = max(shown.shape) / max(image[view].shape)
     corner = np.array([view[1].start, view[0].start] * 2)
-    truth = draw_box(draw_mask(shown, _fit_mask(inside[view], shown), YELLOW), (box - corner) * scale, YELLOW)
+    last = np.array([0, 0, 1, 1])  # of an enlarged pixel the far side, since boxes hold inclusive pixels
+    outline = (box + last - corner) * scale - last
+    truth = draw_box(draw_mask(shown, _fit_mask(inside[view], shown), YELLOW), outline, YELLOW)
     panels, titles = [shown, truth], [f"{item.image}, object {position}", "truth and its box"]
     for column in dict.fromkeys(("sam", main_column(path.columns))):
         if column in predicted:
@@ -88,7 +96,7 @@ def draw_case(path: MaskPath, item: EvalItem, position: int, record: MaskRecord)
 def write_case_pictures(
     path: MaskPath, items: Sequence[EvalItem], records: Sequence[MaskRecord], count: int, folder: Path
 ) -> list[Path]:
-    """Write `worst_01.png` ... and `gain_01.png` ... of an evaluation; pictures of an earlier one are removed.
+    """Write `worst_01.png` ..., `gain_01.png` ..., `decline_01.png` ...; pictures of an earlier evaluation are removed.
 
     Args:
         path: what predicted the masks.
@@ -99,18 +107,24 @@ def write_case_pictures(
 
     Returns:
         The files.
+
+    Raises:
+        OutputError: a file cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for kind in ("worst", "gain"):
+    for kind in KINDS:
         for old in folder.glob(f"{kind}_[0-9]*.png"):
             old.unlink()
+    from PIL import Image
+
     by_image = {(item.set, item.image): item for item in items}
     written = []
     for kind, cases in rank_cases(records, count).items():
         for rank, record in enumerate(cases, start=1):
             file = folder / f"{kind}_{rank:02d}.png"
             item = by_image[record.set, record.image]
-            write_image(file, draw_case(path, item, record.object, record))
+            pixels = draw_case(path, item, record.object, record)
+            with atomic_path(file) as temporary:
+                Image.fromarray(pixels).save(temporary, format="PNG")
             written.append(file)
     logger.info("%d pictures of single cases in %s", len(written), folder)
     return written

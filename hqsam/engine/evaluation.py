@@ -9,7 +9,7 @@ import logging
 import platform
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -43,6 +43,11 @@ example: python evaluate.py configs/eval/eval_hq.yaml model.name=hq_vit_tiny.emb
 """
 _VERSIONS = ("hqsam", "torch", "timm", "numpy", "opencv-python")
 
+
+class EvaluationStopped(Exception):
+    """An evaluation was asked to stop on one of its processes; there is no result."""
+
+
 Loaded = tuple[EvalItem, NDArray[np.uint8], list[NDArray[np.uint8]]]
 
 
@@ -53,6 +58,7 @@ def evaluate(
     *,
     world: World | None = None,
     progress: bool = False,
+    stop: Callable[[], bool] = lambda: False,
 ) -> EvalResult:
     """Score a model on images with true masks.
 
@@ -65,6 +71,7 @@ def evaluate(
         options: protocol, prompts and limits.
         world: the group; None for this process alone.
         progress: show a progress bar (on the first process).
+        stop: asked before every image; True ends the evaluation, on every process once each has ended its part.
 
     Returns:
         The numbers in percent. Objects without a pixel have no box; they are left out and counted in the protocol.
@@ -72,26 +79,31 @@ def evaluate(
     Raises:
         ValueError: the model cannot give what the options ask for.
         DataError: unreadable images or masks, an image twice, or nothing to score.
+        EvaluationStopped: `stop` said so, on any process.
     """
     options, world = options or EvalOptions(), world or World()
     items = plan_items(records, options.max_per_source)
     mine = shard(items, world.rank, world.size)
     path = make_path(model, options)
-    scores, left_out = MaskScores(options.dilation_ratio), []
+    scores, left_out, stopped = MaskScores(options.dilation_ratio), [], False
     was_training = model.training
     model.eval()
     try:
         loaded = _read_ahead(mine, options.workers)
         for item, image, targets in _track(loaded, len(mine), progress and world.is_main):
+            if stopped := stop():
+                break
             filled = {k: t for k, t in zip(item.objects, targets, strict=True) if (t > INSIDE).any()}
             left_out += [f"{item.set}/{item.image}, object {k}" for k in item.objects if k not in filled]
             _score_image(path, scores, item, image, filled)
     finally:
         model.train(was_training)
     merged = MaskScores(options.dilation_ratio)
-    parts = gather_objects((scores.state(), left_out), world)
-    merged.merge(state for state, _ in parts)
-    empty = [name for _, names in parts for name in names]
+    parts = gather_objects((scores.state(), left_out, stopped), world)
+    if any(part[2] for part in parts):
+        raise EvaluationStopped
+    merged.merge(part[0] for part in parts)
+    empty = [name for part in parts for name in part[1]]
     if empty:
         logger.warning("%d objects have no pixel and are left out, first %s", len(empty), empty[0])
     if not merged.state():

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hqsam.checkpoints import atomic_path, load_trained_state_dict, official_state_dict, save_checkpoint
+from hqsam.checkpoints import (
+    atomic_path,
+    load_trained_state_dict,
+    official_state_dict,
+    remove_leftovers,
+    save_checkpoint,
+)
 from hqsam.checkpoints.adapters import adapter_state_dict, load_adapter_state_dict
 from hqsam.checkpoints.state import Selection
 from hqsam.engine.config import default_values, flatten_config
@@ -77,8 +84,7 @@ class StateFolder:
         path = self.folder / f"step_{trainer.step:07d}.pt"
         random_states = gather_objects(_random_state(trainer.model.device), self.world)
         if self.world.is_main:
-            for leftover in self.folder.glob(".step_*.tmp"):  # of a process that was killed while it wrote
-                leftover.unlink()
+            remove_leftovers(self.folder)
             with atomic_path(path) as temporary:
                 torch.save({**training_state(trainer), "rng": random_states, "best": best}, temporary)
             for old in self.files()[: -self.keep_last]:
@@ -98,10 +104,27 @@ class StateFolder:
         if resume == "none":
             return None
         if resume == "auto":
-            return next(iter(reversed(self.files())), None)
+            return newest_whole(self.files())
         if not Path(resume).is_file():
             raise CheckpointError(f"resume must be auto, none or a state file; there is no file {resume}")
         return Path(resume)
+
+
+def newest_whole(files: Sequence[Path]) -> Path | None:
+    """The last of the states that is not damaged, or the last one where all are; None without any.
+
+    A state is whole when it appears, but disks fail: a file cut short or with a changed byte is passed over by name.
+    """
+    for path in reversed(files):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip() is not None
+        except (OSError, zipfile.BadZipFile):
+            damaged = True
+        if not damaged:
+            return path
+        logger.warning("%s is damaged and passed over; going on from an older state if there is one", path)
+    return files[-1] if files else None
 
 
 def training_state(trainer: Trainer) -> dict[str, Any]:

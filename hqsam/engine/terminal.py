@@ -18,9 +18,10 @@ def terminal() -> Console:
     return Console(stderr=True)
 
 
-def progress_bar(*, visible: bool = True) -> Progress:
-    """A bar with counts and the time that is left."""
+def progress_bar(*, visible: bool = True, note: bool = False) -> Progress:
+    """A bar with counts and the time that is left (ETA); with `note`, what the field of that name of a task says."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("ETA")]
+    columns += [TimeRemainingColumn(), *([TextColumn("{task.fields[note]}")] if note else [])]
     return Progress(*columns, console=terminal(), disable=not visible)

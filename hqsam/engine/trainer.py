@@ -251,6 +251,9 @@ def fit(trainer: Trainer, loader: Iterable[Batch], log: RunLog, states: StateFol
     loop, plan, world = trainer.config.loop, trainer.plan, trainer.world
     recorder = StepRecorder(world)
     with StopSignals() as signals:
+        with trainer.averaged():
+            if not validator.catch_up(trainer, log, signals):
+                return False
         mark = time.perf_counter()
         for waited, batches in _timed_groups(loader, loop.accumulate):
             totals = trainer.train_step(batches, stop=signals.received)
@@ -266,11 +269,13 @@ def fit(trainer: Trainer, loader: Iterable[Batch], log: RunLog, states: StateFol
             if totals.device.type == "cpu" or step % loop.log_every == 0 or validate or save or last:
                 results, stopping = recorder.settle()
                 log.steps(results)
-            if validate or last:
-                with trainer.averaged():
-                    validator.run(trainer, log)
             if save or last or stopping:
-                states.save(trainer, validator.best)
+                states.save(trainer, validator.best)  # before a validation, whose minutes a kill may fall into
+            if (validate or last) and not stopping:
+                with trainer.averaged():
+                    stopping = not validator.run(trainer, log, signals)
+                if stopping:
+                    states.save(trainer, validator.best)
             if stopping:
                 logger.warning("stopped by %s after step %d; resume=auto goes on from here", signals.name, step)
                 return False

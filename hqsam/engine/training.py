@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from hqsam.checkpoints import atomic_path, save_adapter, save_checkpoint
+from hqsam.checkpoints import atomic_path, remove_leftovers, save_adapter, save_checkpoint
 from hqsam.data import Batch, ImageRecord, collate
 from hqsam.engine.allocator import keep_freed_memory
 from hqsam.engine.config import config_to_yaml, describe_settings, load_config
@@ -220,6 +220,7 @@ def train(config: TrainConfig, world: World | None = None) -> bool:
     run = open_run(config, world)
     folder, trainer, is_main = run.folder, run.trainer, run.world.is_main
     if is_main:
+        remove_leftovers(folder)
         with atomic_path(folder / "config.yaml") as temporary:
             temporary.write_text(config_to_yaml(config), encoding="utf-8")
     run.encode()

@@ -8,14 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hqsam.data import ImageRecord
-from hqsam.engine.distributed import World
+from hqsam.engine.distributed import World, from_main
 from hqsam.engine.eval_config import EvalOptions
-from hqsam.engine.eval_pictures import draw_case
+from hqsam.engine.eval_pictures import draw_case, rank_cases, write_case_pictures
 from hqsam.engine.eval_plan import plan_items
 from hqsam.engine.eval_protocols import make_path
 from hqsam.engine.eval_report import EvalResult
-from hqsam.engine.evaluation import evaluate
+from hqsam.engine.evaluation import EvaluationStopped, evaluate
 from hqsam.engine.logs import RunLog
+from hqsam.engine.schedule import is_due
+from hqsam.engine.signals import StopSignals
 from hqsam.engine.state import save_trained
 from hqsam.engine.train_config import TrainConfig
 from hqsam.engine.trainer import Trainer
@@ -35,25 +37,61 @@ class Validator:
         self, records: Sequence[ImageRecord], config: TrainConfig, world: World, *, best: float | None = None
     ) -> None:
         self.records = records
-        self.best_file = Path(config.output_dir) / "checkpoints" / "best.safetensors"
+        self.folder = Path(config.output_dir)
         self.world = world
         self.options = EvalOptions(max_per_source=config.data.val_per_source, workers=1)
+        self.every = config.loop.val_every
         self.panels = config.loop.panels
         self.best = best
         self.last: EvalResult | None = None
 
-    def run(self, trainer: Trainer, log: RunLog) -> None:
-        """Evaluate, log, keep the head if it is the best; without data nothing happens. Every process calls this."""
+    def catch_up(self, trainer: Trainer, log: RunLog, signals: StopSignals) -> bool:
+        """Do the validation that the run was in when it ended, if it was; every process calls this.
+
+        A state is saved before the validation of its step, whose scores enter the log in the end. They are counted in
+        `best`, which the state does not know.
+
+        Returns:
+            False if a signal came meanwhile, True otherwise.
+        """
         if not self.records:
-            return
+            return True
+        logged = from_main(log.validations, self.world)
+        values = [entry["sum_mbiou"] for entry in logged.values()]
+        self.best = max([*values, *([] if self.best is None else [self.best])], default=None)
+        step, plan = trainer.step, trainer.plan
+        due = step > 0 and (is_due(step, self.every, plan) or step == plan.total_steps)
+        return step in logged or not due or self.run(trainer, log, signals)
+
+    def run(self, trainer: Trainer, log: RunLog, signals: StopSignals | None = None) -> bool:
+        """Evaluate, log, keep the head if it is the best; without data nothing happens. Every process calls this.
+
+        Args:
+            trainer: whose model is evaluated.
+            log: where numbers and pictures go; a validation of the same step that is there already is not logged again.
+            signals: a signal ends the evaluation at once, without a result.
+
+        Returns:
+            False if a signal ended it, on this process or another; True otherwise.
+        """
+        if not self.records:
+            return True
         start = time.perf_counter()
-        with log.paused():
-            result = evaluate(trainer.model, self.records, self.options, world=self.world, progress=True)
+        try:
+            with log.paused():
+                result = evaluate(
+                    trainer.model,
+                    self.records,
+                    self.options,
+                    world=self.world,
+                    progress=True,
+                    stop=lambda: signals is not None and signals.received,
+                )
+        except EvaluationStopped:
+            logger.warning("validation of step %d was broken off; it is done first when the run goes on", trainer.step)
+            return False
         result.protocol["model"] = {"name": trainer.config.model.name, **result.protocol["model"]}
         self.last = result
-        for name, scores in {"mean": result.mean, **result.sets}.items():
-            values = {f"{column}_{key}": scores[column][key] for column in scores for key in ("miou", "mbiou")}
-            log.entry(trainer.step, {"val": name, **values}, prefix=f"val/{name}/")
         sam, fused = result.mean["sam"], result.mean["sum"]
         logger.info(
             "step %d, validation mean: SAM %.2f mIoU %.2f mBIoU, SAM+HQ %.2f mIoU %.2f mBIoU (%.0f s)",
@@ -64,17 +102,35 @@ class Validator:
             fused["mbiou"],
             time.perf_counter() - start,
         )
-        if self.best is None or fused["mbiou"] > self.best:
-            self.best = fused["mbiou"]
-            if self.world.is_main:
-                metadata = {"step": str(trainer.step), "val_mbiou": f"{self.best:.3f}"}
-                save_trained(trainer, self.best_file, metadata)
-        if self.world.is_main and self.panels:
-            self._show(trainer, result, log)
+        self._keep_best(trainer, fused["mbiou"])
+        if self.world.is_main:
+            if self.panels:
+                self._show(trainer, result, log)
+            if trainer.step not in log.validations():
+                self._log(trainer.step, result, log)
+        return True
+
+    def _keep_best(self, trainer: Trainer, value: float) -> None:
+        if self.best is not None and value <= self.best:
+            return
+        self.best = value
+        if self.world.is_main:
+            strings = {"step": str(trainer.step), "val_mbiou": f"{value:.3f}"}
+            save_trained(trainer, self.folder / "checkpoints" / "best.safetensors", strings)
+
+    def _log(self, step: int, result: EvalResult, log: RunLog) -> None:
+        """The mean comes last: where it is, the validation of the step is done and all of it is there."""
+        for name, scores in {**result.sets, "mean": result.mean}.items():
+            values = {f"{column}_{key}": scores[column][key] for column in scores for key in ("miou", "mbiou")}
+            log.entry(step, {"val": name, **values}, prefix=f"val/{name}/")
 
     def _show(self, trainer: Trainer, result: EvalResult, log: RunLog) -> None:
-        """The same few objects each time, spread over the sets."""
+        """In TensorBoard the same few objects each time, spread over the sets, and the extreme ones of this time.
+
+        Those of the last step are files too.
+        """
         items = plan_items(self.records, self.options.max_per_source)
+        by_image = {(item.set, item.image): item for item in items}
         scores = {(record.set, record.image, record.object): record for record in result.records}
         path = make_path(trainer.model.eval(), self.options)
         for item in items[:: max(1, len(items) // self.panels)][: self.panels]:
@@ -83,4 +139,10 @@ class Validator:
                 log.picture(
                     trainer.step, f"val/{item.set}/{item.image}", draw_case(path, item, item.objects[0], record)
                 )
+        for kind, cases in rank_cases(result.records, self.panels).items():
+            for rank, record in enumerate(cases, start=1):
+                pixels = draw_case(path, by_image[record.set, record.image], record.object, record)
+                log.picture(trainer.step, f"val_{kind}/{rank:02d}", pixels)
+        if trainer.step == trainer.plan.total_steps:
+            write_case_pictures(path, items, result.records, self.panels, self.folder / "plots")
         trainer.model.train()

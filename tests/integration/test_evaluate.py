@@ -267,7 +267,8 @@ def test_run_folder(tmp_path: Path, pack: Path, weights: Path, capsys: pytest.Ca
     rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
     assert len(rows) == 5 and all("predictor, box, 128 px, ring 2 %" in row for row in rows)
     names = {p.name for p in (run / "plots").iterdir()}
-    assert {"worst_01.png", "worst_02.png"} <= names <= {"worst_01.png", "worst_02.png", "gain_01.png", "gain_02.png"}
+    assert {"worst_01.png", "worst_02.png"} <= names
+    assert names <= {f"{kind}_{rank:02d}.png" for kind in ("worst", "gain", "decline") for rank in (1, 2)}
     assert read_image(run / "plots/worst_01.png").shape[1] > 1000
 
 

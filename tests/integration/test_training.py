@@ -115,7 +115,7 @@ def test_a_whole_run_leaves_its_folder(data: Path, tmp_path: Path) -> None:
     config = make_config(data, folder, *options, "data.val_per_source=3", "loop.keep_last=1")
     assert train(config)
     assert {path.name for path in folder.iterdir()} == {
-        "config.yaml", "log.jsonl", "tensorboard", "checkpoints", "report.md", "loss.png", "model.safetensors",
+        "config.yaml", "log.jsonl", "tensorboard", "checkpoints", "report.md", "plots", "model.safetensors",
     }  # fmt: skip
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"step_0000004.pt", "best.safetensors"}
     entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]

@@ -79,6 +79,7 @@ def test_ranking_by_the_best_column() -> None:
     assert [r.object for r in cases["worst"]] == [0, 2]
     assert [r.object for r in cases["gain"]] == [1, 2]
     assert [r.object for r in rank_cases(records, 3)["gain"]] == [1, 2]  # what HQ made worse is no gain
+    assert [r.object for r in rank_cases(records, 3)["decline"]] == [0]
 
 
 def test_ranking_without_hq() -> None:
