@@ -25,7 +25,7 @@ VERSION = 1
 
 EXACTNESS = ("seed", "model.name", "loop.dtype", "loop.amp", "data.", "optim.beta", "optim.eps")
 """Keys, or beginnings of keys, whose change makes the rest of a run differ from an unbroken one."""
-HARMLESS = ("data.root", "data.workers", "data.val")
+HARMLESS = ("data.root", "data.workers", "data.val", "data.check", "data.on_defect")
 """Exceptions to `EXACTNESS`."""
 
 

@@ -16,8 +16,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from hqsam.checkpoints import atomic_path, save_checkpoint
-from hqsam.data import Batch, ImageRecord, collate
+from hqsam.data import Batch, collate
 from hqsam.engine.config import config_to_yaml, describe_settings, load_config
+from hqsam.engine.data_check import checked_records, write_skipped
 from hqsam.engine.distributed import World, broadcast_parameters, configure_logging, join_world
 from hqsam.engine.encoding import encode_views
 from hqsam.engine.logs import RunLog
@@ -26,7 +27,7 @@ from hqsam.engine.schedule import PlannedBatches, planned_views
 from hqsam.engine.signals import ignore_stop_signals
 from hqsam.engine.state import StateFolder, restore
 from hqsam.engine.train_config import TrainConfig
-from hqsam.engine.train_data import TrainData, open_train_data, open_val_records
+from hqsam.engine.train_data import RunRecords, TrainData, open_train_data
 from hqsam.engine.trainer import NonFiniteLossError, Trainer, fit
 from hqsam.engine.validation import Validator
 from hqsam.errors import ConfigError, HqsamError
@@ -86,7 +87,7 @@ class Run:
         world: the group.
         trainer: model, optimizer, plan; restored where a state was found.
         data: what is trained on.
-        val_records: what is validated on; may be empty.
+        records: the images that are left after the data check.
         states: saved states.
         best: best validation value so far.
     """
@@ -95,7 +96,7 @@ class Run:
     world: World
     trainer: Trainer
     data: TrainData
-    val_records: list[ImageRecord]
+    records: RunRecords
     states: StateFolder
     best: float | None = None
 
@@ -144,10 +145,11 @@ def open_run(config: TrainConfig, world: World | None = None) -> Run:
     world = world or World()
     if config.loop.encode_only and config.data.keep_features is None:
         raise ConfigError("loop.encode_only=true fills data.keep_features, which is null: name a folder")
-    val_records, model = open_val_records(config), build_model(config, world)
-    data = open_train_data(config, model, world.size)
+    records = checked_records(config, world)
+    model = build_model(config, world)
+    data = open_train_data(config, model, records, world.size)
     trainer = Trainer(model, data.plan, config, world)
-    run = Run(config, world, trainer, data, val_records, StateFolder(Path(config.output_dir), world, config))
+    run = Run(config, world, trainer, data, records, StateFolder(Path(config.output_dir), world, config))
     start = run.states.find(config.resume)
     if start is not None:
         run.best = restore(trainer, start, exact=config.resume == "auto")
@@ -173,10 +175,11 @@ def train(config: TrainConfig, world: World | None = None) -> bool:
     if is_main:
         with atomic_path(folder / "config.yaml") as temporary:
             temporary.write_text(config_to_yaml(config), encoding="utf-8")
+        write_skipped(folder, run.records)
     run.encode()
     if config.loop.encode_only:
         return True
-    validator = Validator(run.val_records, config, run.world, best=run.best)
+    validator = Validator(run.records.val, config, run.world, best=run.best)
     with RunLog(folder, run.world, trainer.plan, config, first_step=trainer.step) as log:
         complete = fit(trainer, run.loader(), log, run.states, validator)
         if complete and validator.last is None:  # it was complete before, only its report may be missing
