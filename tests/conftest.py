@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -21,6 +21,15 @@ def _shared(name: str) -> Path:
     if folder is None or not (folder / name).is_dir():
         pytest.skip(f"needs the {name} folder beside the repository (HQSAM_SHARED), which is not part of it")
     return folder / name
+
+
+@pytest.fixture(scope="session", autouse=True)
+def verdicts_apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What data checks remember stays out of the user's own folder."""
+    folder = tmp_path_factory.mktemp("data_check")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HQSAM_CHECK_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from hqsam.data.records import ImageRecord, ObjectRecord
 from hqsam.errors import DataError
@@ -11,6 +15,39 @@ from hqsam.errors import DataError
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 MASK_SUFFIXES = frozenset({".png", ".bmp", ".tif", ".tiff"})
 _NAMED = 5
+
+
+@dataclass(frozen=True)
+class FolderDefect:
+    """A file of an image/mask folder that belongs to no pair.
+
+    Attributes:
+        kind: what is wrong.
+        path: the file.
+        text: one sentence that names it.
+    """
+
+    kind: Literal["image_without_mask", "mask_without_image", "same_stem"]
+    path: Path
+    text: str
+
+
+_collected: ContextVar[list[FolderDefect] | None] = ContextVar("collected", default=None)
+
+
+@contextmanager
+def collecting_defects() -> Iterator[list[FolderDefect]]:
+    """Within this context a folder with files that belong to no pair opens without them.
+
+    Yields:
+        The list to which such files are added. Of files that share a stem none is taken.
+    """
+    defects: list[FolderDefect] = []
+    token = _collected.set(defects)
+    try:
+        yield defects
+    finally:
+        _collected.reset(token)
 
 
 def read_folder_pair(images: Path, masks: Path, set_name: str) -> list[ImageRecord]:
@@ -24,32 +61,38 @@ def read_folder_pair(images: Path, masks: Path, set_name: str) -> list[ImageReco
 
     Raises:
         DataError: a folder is missing or has no images, an image has no mask, a mask has no image, or two files of
-            one folder differ only in their suffix.
+            one folder differ only in their suffix. Within `collecting_defects` the last three are collected instead.
     """
+    collected = _collected.get()
     for folder in (images, masks):
         if not folder.is_dir():
             raise DataError(f"data set {set_name}: folder not found: {folder}")
     together = images.resolve() == masks.resolve()
     image_suffixes = frozenset({".jpg", ".jpeg"}) if together else IMAGE_SUFFIXES
-    image_files = files_by_stem(images, image_suffixes)
-    mask_files = files_by_stem(masks, frozenset({".png"}) if together else MASK_SUFFIXES)
-    if not image_files:
+    image_groups = _by_stem(images, image_suffixes)
+    mask_groups = _by_stem(masks, frozenset({".png"}) if together else MASK_SUFFIXES)
+    if not image_groups:
         raise DataError(f"data set {set_name}: no images ({_listing(image_suffixes)}) in {images}")
-    if missing := [path for stem, path in image_files.items() if stem not in mask_files]:
-        count = _count(missing, "image")
-        raise DataError(f"data set {set_name}: {count} without a mask in {masks}: {_names(missing)}")
-    if orphans := [path for stem, path in mask_files.items() if stem not in image_files]:
-        count = _count(orphans, "mask")
-        raise DataError(f"data set {set_name}: {count} without an image in {images}: {_names(orphans)}")
+    defects = [*_twins(image_groups, images), *_twins(mask_groups, masks)]
+    defects += _unpaired(image_groups, mask_groups, images, masks)
+    if collected is not None:
+        collected += defects
+    elif defects:
+        raise DataError(_message(defects, set_name, images, masks))
+    pairs = {
+        stem: (paths[0], mask_groups[stem][0])
+        for stem, paths in image_groups.items()
+        if len(paths) == len(mask_groups.get(stem, ())) == 1
+    }
     return [
         ImageRecord(
             key=f"{set_name}/{path.relative_to(images).as_posix()}",
             set_name=set_name,
             source=set_name,
             image=path,
-            objects=(ObjectRecord(mask=mask_files[stem]),),
+            objects=(ObjectRecord(mask=mask),),
         )
-        for stem, path in image_files.items()
+        for path, mask in pairs.values()
     ]
 
 
@@ -59,16 +102,51 @@ def files_by_stem(folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
     Raises:
         DataError: two files differ only in their suffix.
     """
-    found: dict[str, Path] = {}
+    groups = _by_stem(folder, suffixes)
+    if twins := list(_twins(groups, folder)):
+        raise DataError("; ".join(twin.text for twin in twins))
+    return {stem: paths[0] for stem, paths in groups.items()}
+
+
+def _by_stem(folder: Path, suffixes: frozenset[str]) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
         if path.suffix.lower() not in suffixes or any(part.startswith(".") for part in inside.parts):
             continue
-        stem = inside.with_suffix("").as_posix()
-        if stem in found:
-            raise DataError(f"two files of the same stem in {folder}: {found[stem].name} and {path.name}; keep one")
-        found[stem] = path
+        found.setdefault(inside.with_suffix("").as_posix(), []).append(path)
     return found
+
+
+def _twins(groups: dict[str, list[Path]], folder: Path) -> Iterator[FolderDefect]:
+    for paths in groups.values():
+        if len(paths) > 1:
+            names = " and ".join(path.name for path in paths)
+            yield FolderDefect("same_stem", paths[0], f"two files of the same stem in {folder}: {names}; keep one")
+
+
+def _unpaired(
+    image_groups: dict[str, list[Path]], mask_groups: dict[str, list[Path]], images: Path, masks: Path
+) -> Iterator[FolderDefect]:
+    """Files without a partner, images first."""
+    for stem, (path, *_) in image_groups.items():
+        if stem not in mask_groups:
+            yield FolderDefect("image_without_mask", path, f"image without a mask in {masks}: {path}")
+    for stem, (path, *_) in mask_groups.items():
+        if stem not in image_groups:
+            yield FolderDefect("mask_without_image", path, f"mask without an image in {images}: {path}")
+
+
+def _message(defects: list[FolderDefect], set_name: str, images: Path, masks: Path) -> str:
+    """All defects of the first kind in one line."""
+    kind = defects[0].kind
+    paths = [defect.path for defect in defects if defect.kind == kind]
+    if kind == "same_stem":
+        return defects[0].text
+    noun, missing = (
+        ("image", f"a mask in {masks}") if kind == "image_without_mask" else ("mask", f"an image in {images}")
+    )
+    return f"data set {set_name}: {_count(paths, noun)} without {missing}: {_names(paths)}"
 
 
 def _count(paths: list[Path], noun: str) -> str:

@@ -52,6 +52,21 @@ class SegmentationTable:
         """Memory of its arrays."""
         return sum(array.nbytes for array in (self._ids, self._sizes, self._ends, self._data))
 
+    def name(self, row: int) -> str:
+        """What messages call one of them."""
+        return f"annotation {self._ids[row]} of {self.file}"
+
+    def size_hw(self, row: int) -> tuple[int, int]:
+        """(height, width) of the image that one was drawn on; (0, 0) where the file does not say."""
+        return int(self._sizes[row, 0]), int(self._sizes[row, 1])
+
+    def content(self, row: int) -> bytes:
+        """What one of them draws, the stated size included; equal bytes, equal masks."""
+        return bytes(self._sizes[row].tobytes()) + self._packed(row)
+
+    def _packed(self, row: int) -> bytes:
+        return bytes(self._data[self._ends[row - 1] if row else 0 : self._ends[row]])
+
     def decode(self, row: int, size_hw: tuple[int, int], image: Path) -> NDArray[np.uint8]:
         """Draw one of them.
 
@@ -66,17 +81,16 @@ class SegmentationTable:
         Raises:
             DataError: it was drawn on an image of another size, or its run lengths are damaged.
         """
-        stated = (int(self._sizes[row, 0]), int(self._sizes[row, 1]))
+        stated = self.size_hw(row)
         if stated not in ((0, 0), size_hw):
             raise DataError(
-                f"annotation and image differ in size: annotation {self._ids[row]} of {self.file} is drawn on "
+                f"annotation and image differ in size: {self.name(row)} is drawn on "
                 f"{stated[1]} x {stated[0]}, {image} is {size_hw[1]} x {size_hw[0]} (width x height, upright)"
             )
-        data = self._data[self._ends[row - 1] if row else 0 : self._ends[row]].tobytes()
         try:
-            mask = _draw(data, size_hw)
+            mask = _draw(self._packed(row), size_hw)
         except ValueError as error:
-            raise DataError(f"annotation {self._ids[row]} of {self.file} is damaged: {error}") from error
+            raise DataError(f"{self.name(row)} is damaged: {error}") from error
         return mask.astype(np.uint8) * np.uint8(255)
 
 
@@ -86,6 +100,18 @@ class Segmentation:
 
     table: SegmentationTable
     row: int
+
+    def __str__(self) -> str:
+        return self.table.name(self.row)
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """(height, width) of the image that it was drawn on; (0, 0) where the file does not say."""
+        return self.table.size_hw(self.row)
+
+    def content(self) -> bytes:
+        """See `SegmentationTable.content`."""
+        return self.table.content(self.row)
 
     def decode(self, size_hw: tuple[int, int], image: Path) -> NDArray[np.uint8]:
         """See `SegmentationTable.decode`."""

@@ -50,7 +50,7 @@ EXACTNESS = (
 """Keys, or beginnings of keys, whose change makes the rest of a run differ from an unbroken one."""
 STRUCTURE = ("model.name", "model.trained", "model.lora_rank")
 """Keys that say which tensors a state holds: it fits no other model, on purpose or not."""
-HARMLESS = ("data.root", "data.workers", "data.val")
+HARMLESS = ("data.root", "data.workers", "data.val", "data.check", "data.on_defect")
 """Exceptions to `EXACTNESS`."""
 
 

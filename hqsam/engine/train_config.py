@@ -84,6 +84,8 @@ class DataConfig:
     keep_features: str | None = setting(None, "folder for kept encoder outputs; null: the encoder runs in every step")
     views: int = setting(0, "augmented views of each image; 0: a new one in every epoch", at_least=0)
     encode_amp: Literal["off", "bf16"] = setting("off", "bf16: kept features are computed under bfloat16 autocast")
+    check: Literal["full", "off"] = setting("full", "full: every image and mask is decoded once before the first step")
+    on_defect: Literal["error", "skip"] = setting("error", "skip: leave out what cannot be trained on, and list it")
     workers: int = setting(4, "loading processes for each training process; 0 loads in the process", at_least=0)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     prompts: PromptConfig = field(default_factory=PromptConfig)

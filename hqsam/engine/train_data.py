@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hqsam.data import (
     ConcatSource,
@@ -29,6 +30,23 @@ from hqsam.models import Sam
 
 
 @dataclass(frozen=True)
+class RunRecords:
+    """The images of a run.
+
+    Attributes:
+        train: what is trained on; empty where all of it is generated.
+        val: what is validated on; may be empty.
+        partial: names of training images some of whose objects are left out, with the positions of those.
+        skipped: what was left out because of a defect: `part` ("train" or "val") and the fields of a finding.
+    """
+
+    train: list[ImageRecord]
+    val: list[ImageRecord]
+    partial: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    skipped: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True)
 class TrainData:
     """What a run is trained on.
 
@@ -45,15 +63,21 @@ class TrainData:
     store: FeatureStore | None
 
 
-def open_train_data(config: TrainConfig, model: Sam, world_size: int = 1) -> TrainData:
-    """Open what is trained on.
+def open_train_data(config: TrainConfig, model: Sam, records: RunRecords, world_size: int = 1) -> TrainData:
+    """Make samples and the plan of every step.
+
+    Args:
+        config: the run's settings.
+        model: what is trained.
+        records: the images, from `hqsam.engine.data_check.checked_records`.
+        world_size: processes.
 
     Raises:
         DataError: the data are unusable, or the kept features are of another run.
         ConfigError: no data, or values that contradict each other or the data.
     """
     data, loop = config.data, config.loop
-    source = _open_source(data, model.image_size)
+    source = _open_source(data, records.train, model.image_size)
     try:
         options = data_options(data, click_rounds=config.clicks.rounds)
         plain = TrainingSet(source, options, model.image_size, config.seed)
@@ -72,7 +96,7 @@ def open_train_data(config: TrainConfig, model: Sam, world_size: int = 1) -> Tra
         world_size,
         epochs=loop.epochs,
         max_steps=loop.max_steps,
-        data=hashlib.sha256("\n".join(source.key(k) for k in range(len(source))).encode()).hexdigest()[:16],
+        data=_digest(source, records.partial),
     )
     if data.keep_features is None:
         return TrainData(plain, plain, plan, None)
@@ -96,11 +120,9 @@ def data_options(config: DataConfig, *, click_rounds: int = 0) -> TrainDataOptio
     )
 
 
-def open_val_records(config: TrainConfig) -> list[ImageRecord]:
+def open_val_records(data: DataConfig) -> list[ImageRecord]:
     """What is validated on; empty where nothing was named."""
-    if not config.data.val:
-        return []
-    return select_records(_open_all(config.data.val, config.data.root), holdout=config.data.val_holdout)
+    return select_records(_open_all(data.val, data.root), holdout=data.val_holdout) if data.val else []
 
 
 def encoder_fingerprint(model: Sam, amp: str) -> str:
@@ -112,15 +134,28 @@ def encoder_fingerprint(model: Sam, amp: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def _open_source(data: DataConfig, image_size: int) -> SampleSource:
+def open_train_records(data: DataConfig) -> list[ImageRecord]:
+    """The files to train on; empty where nothing was named."""
+    if not data.train:
+        return []
+    return select_records(
+        _open_all(data.train, data.root),
+        sources=data.sources or None,
+        holdout=data.holdout,
+        exclude_files=[Path(path) for path in data.exclude_files],
+    )
+
+
+def _digest(source: SampleSource, partial: Mapping[str, Sequence[int]]) -> str:
+    """Stands for the list of training images, and for the objects that are left out of some."""
+    names = [source.key(k) for k in range(len(source))]
+    names += [f"{key} without objects {list(numbers)}" for key, numbers in sorted(partial.items())]
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+
+
+def _open_source(data: DataConfig, records: list[ImageRecord], image_size: int) -> SampleSource:
     parts: list[SampleSource] = []
-    if data.train:
-        records = select_records(
-            _open_all(data.train, data.root),
-            sources=data.sources or None,
-            holdout=data.holdout,
-            exclude_files=[Path(path) for path in data.exclude_files],
-        )
+    if records:
         parts.append(FileSource(records, use_alpha=data.use_alpha))
     if data.synthetic:
         parts.append(SyntheticSource(data.synthetic, image_size))

@@ -16,9 +16,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from hqsam.checkpoints import atomic_path, remove_leftovers, save_adapter, save_checkpoint
-from hqsam.data import Batch, ImageRecord, collate
+from hqsam.data import Batch, collate
 from hqsam.engine.allocator import keep_freed_memory
 from hqsam.engine.config import config_to_yaml, describe_settings, load_config
+from hqsam.engine.data_check import checked_records, write_skipped
 from hqsam.engine.distributed import World, broadcast_parameters, configure_logging, join_world
 from hqsam.engine.encoding import encode_views
 from hqsam.engine.logs import RunLog
@@ -27,7 +28,7 @@ from hqsam.engine.schedule import PlannedBatches, planned_views
 from hqsam.engine.signals import ignore_stop_signals
 from hqsam.engine.state import StateFolder, restore
 from hqsam.engine.train_config import TrainConfig
-from hqsam.engine.train_data import TrainData, open_train_data, open_val_records
+from hqsam.engine.train_data import RunRecords, TrainData, open_train_data
 from hqsam.engine.trainer import NonFiniteLossError, Trainer, fit
 from hqsam.engine.validation import Validator
 from hqsam.errors import ConfigError, HqsamError
@@ -109,7 +110,7 @@ class Run:
         world: the group.
         trainer: model, optimizer, plan; restored where a state was found.
         data: what is trained on.
-        val_records: what is validated on; may be empty.
+        records: the images that are left after the data check.
         states: saved states.
         best: best validation value so far.
     """
@@ -118,7 +119,7 @@ class Run:
     world: World
     trainer: Trainer
     data: TrainData
-    val_records: list[ImageRecord]
+    records: RunRecords
     states: StateFolder
     best: float | None = None
 
@@ -191,12 +192,13 @@ def open_run(config: TrainConfig, world: World | None = None) -> Run:
     world = world or World()
     if config.loop.encode_only and config.data.keep_features is None:
         raise ConfigError("loop.encode_only=true fills data.keep_features, which is null: name a folder")
-    val_records, model = open_val_records(config), build_model(config, world)
-    data = open_train_data(config, model, world.size)
+    records = checked_records(config, world)
+    model = build_model(config, world)
+    data = open_train_data(config, model, records, world.size)
     trainer = Trainer(model, data.plan, config, world, build_adapter(model, config, world))
     if config.loop.compile:
         model.image_encoder.compile()
-    run = Run(config, world, trainer, data, val_records, StateFolder(Path(config.output_dir), world, config))
+    run = Run(config, world, trainer, data, records, StateFolder(Path(config.output_dir), world, config))
     start = run.states.find(config.resume)
     if start is not None:
         run.best = restore(trainer, start, exact=config.resume == "auto")
@@ -223,10 +225,11 @@ def train(config: TrainConfig, world: World | None = None) -> bool:
         remove_leftovers(folder)
         with atomic_path(folder / "config.yaml") as temporary:
             temporary.write_text(config_to_yaml(config), encoding="utf-8")
+        write_skipped(folder, run.records)
     run.encode()
     if config.loop.encode_only:
         return True
-    validator = Validator(run.val_records, config, run.world, best=run.best)
+    validator = Validator(run.records.val, config, run.world, best=run.best)
     with RunLog(folder, run.world, trainer.plan, config, first_step=trainer.step) as log:
         try:
             complete = fit(trainer, run.loader(), log, run.states, validator)

@@ -17,6 +17,7 @@ COMMANDS = [
     "compare",
     "train",
     "evaluate",
+    "check-data",
     "inspect",
     "convert",
     "models",
