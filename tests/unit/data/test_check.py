@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from hqsam.data import ImageRecord, ObjectRecord
+from hqsam.data import ImageRecord, ObjectRecord, open_dataset
 from hqsam.data.check import inspect_record, photo_hash, photo_hashes, same_photos
+from hqsam.data.check.cache import VerdictCache
 from hqsam.data.check.mask_files import describe_mask_file
 from hqsam.images import read_image
 
@@ -134,3 +137,40 @@ def test_packs_of_real_photographs(shared_data: Path) -> None:
     ours = [photo_hashes(read_image(shared_data / "train512" / "images" / name)) for name, _ in rows]
     theirs = [photo_hashes(read_image(shared_data / "bsds500" / "images" / name)) for _, name in rows]
     assert [(pair.first, pair.second) for pair in same_photos(ours, theirs)] == [(k, k) for k in range(len(rows))]
+
+
+def coco(folder: Path, width: int, corner: int) -> list[ImageRecord]:
+    """Two polygons on one image of 60 x 40 pixels; the file says how wide the image is."""
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(folder / "a.png")
+    polygons = [[[2, 2, corner, 2, corner, corner]], [[5, 5, 5.2, 5, 5.2, 5.2]]]
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 40, "width": width}],
+        "annotations": [{"id": k + 7, "image_id": 1, "segmentation": polygon} for k, polygon in enumerate(polygons)],
+    }
+    (folder / "objects.json").write_text(json.dumps(content))
+    return open_dataset(folder / "objects.json")
+
+
+def test_annotation_files_are_checked_like_masks(tmp_path: Path) -> None:
+    (right,) = coco(tmp_path, 60, 30)
+    kinds = [(one.kind, one.object) for one in inspect_record(right).findings]
+    assert ("empty_object", 1) in kinds and not [kind for kind, number in kinds if number == 0]
+    (wrong,) = coco(tmp_path, 61, 30)
+    findings = [one for one in inspect_record(wrong).findings if one.kind == "size_mismatch"]
+    assert len(findings) == 2 and "annotation 7 of" in findings[0].text and "objects.json" in findings[0].file
+
+
+def test_a_verdict_on_annotations_holds_until_they_change(tmp_path: Path) -> None:
+    (record,) = coco(tmp_path, 60, 30)
+    cache = VerdictCache(tmp_path / "kept")
+    cache.put(record, inspect_record(record), use_alpha=False)
+    cache.save()
+    (again,) = coco(tmp_path, 60, 30)  # other objects in memory, and a file of another time
+    os.utime(tmp_path / "a.png", ns=(1, 1))
+    cache = VerdictCache(tmp_path / "kept")
+    assert cache.get(again, use_alpha=False) is None  # the image was touched
+    cache.put(again, inspect_record(again), use_alpha=False)
+    assert cache.get(again, use_alpha=False) is not None
+    (other,) = coco(tmp_path, 60, 31)
+    os.utime(tmp_path / "a.png", ns=(1, 1))
+    assert cache.get(other, use_alpha=False) is None
