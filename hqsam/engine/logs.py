@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -69,6 +70,7 @@ class RunLog:
             return
         from torch.utils.tensorboard import SummaryWriter
 
+        self.excepthook, threading.excepthook = threading.excepthook, self._thread_failed
         drop_entries_after(self.path, first_step)
         with self._writing():
             folder.mkdir(parents=True, exist_ok=True)
@@ -86,6 +88,7 @@ class RunLog:
     ) -> None:
         if not self.active:
             return
+        threading.excepthook = self.excepthook
         self.progress.stop()
         if error is None:
             self._write_window()
@@ -142,6 +145,11 @@ class RunLog:
         """Step -> mean over sets, of the validations that are logged; empty on every process but the first."""
         entries = read_entries(self.path) if self.active else []
         return {entry["step"]: entry for entry in entries if entry.get("val") == "mean"}
+
+    def _thread_failed(self, failure: threading.ExceptHookArgs) -> None:
+        """TensorBoard's thread keeps its error for the next call; a traceback beside it would only hide the line."""
+        if type(failure.thread).__name__ != "_AsyncWriterThread":
+            self.excepthook(failure)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -15,7 +15,7 @@ import torch
 from hqsam.engine.train_config import TrainConfig
 from hqsam.engine.training import train
 from tests.integration.forked import kill_after, kill_self, run_forked
-from tests.integration.training_runs import draw_data, make_config
+from tests.integration.training_runs import content, draw_data, make_config
 
 STEPS, SAVE_EVERY, VALIDATE_EVERY = 18, 2, 5
 MOMENTS = ("start", "start", "state", "step", "validation", "state", "call", "validation", "state", "call", "report")
@@ -104,7 +104,7 @@ def test_ten_kills_change_nothing(tmp_path: Path) -> None:
     assert seen[2][2] is None, "the third kill was to fall into the writing of the first state"
     assert run_forked(train_until, data, folder, "never", 0.0) == 0
     for name in ("model.safetensors", "checkpoints/best.safetensors"):
-        assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+        assert content(folder / name) == content(tmp_path / "whole" / name), name
     last = [torch.load(run / f"checkpoints/step_{STEPS:07d}.pt") for run in (folder, tmp_path / "whole")]
     moments = [state["optimizer"]["state"] for state in last]
     assert all(torch.equal(v, moments[1][k][n]) for k, values in moments[0].items() for n, v in values.items())

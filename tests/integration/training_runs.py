@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
+from safetensors import safe_open
 
 from hqsam.engine.config import load_config
 from hqsam.engine.train_config import TrainConfig
@@ -56,3 +57,9 @@ def tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Copies of all parameters and buffers by name."""
     pairs = [*model.named_parameters(), *model.named_buffers()]
     return {name: tensor.detach().clone() for name, tensor in pairs}
+
+
+def content(path: Path) -> tuple[dict[str, str], dict[str, bytes]]:
+    """Strings and bytes of the tensors in a `.safetensors` file; the order of its header is by chance."""
+    with safe_open(path, framework="numpy") as file:
+        return file.metadata(), {name: file.get_tensor(name).tobytes() for name in sorted(file.keys())}

@@ -59,3 +59,26 @@ def test_a_log_that_is_not_there_has_no_entries(tmp_path: Path) -> None:
     assert read_entries(tmp_path / "log.jsonl") == []
     drop_entries_after(tmp_path / "log.jsonl", 3)
     assert not (tmp_path / "log.jsonl").exists()
+
+
+def test_tensorboard_has_scalars_and_settings_in_one_run(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with RunLog(tmp_path, World(), PLAN, config(tmp_path)) as log:
+        log.steps([result(step) for step in range(1, PLAN.total_steps + 1)])
+    assert all(path.is_file() for path in (tmp_path / "tensorboard").iterdir())  # a folder would be another run
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    scalars = ("loss", "lr", "grad_norm", "images_per_second", "step_seconds", "data_wait_share", "peak_resident_gb")
+    assert {f"train/{name}" for name in scalars} <= set(board.Tags()["scalars"])
+    # The last says that the run is complete.
+    hparams = {f"_hparams_/{name}" for name in ("experiment", "session_start_info", "session_end_info")}
+    assert set(board.summary_metadata) >= hparams
+
+
+def test_a_validation_that_broke_off_leaves_no_scores(tmp_path: Path) -> None:
+    with RunLog(tmp_path, World(), PLAN, config(tmp_path)) as log:
+        for step, name in [(2, "a"), (2, "mean"), (4, "a")]:
+            log.entry(step, {"val": name, "sum_mbiou": 1.0})
+        assert list(log.validations()) == [2]
+    drop_entries_after(tmp_path / "log.jsonl", 4)
+    assert [(entry["step"], entry["val"]) for entry in read_entries(tmp_path / "log.jsonl")] == [(2, "a"), (2, "mean")]
