@@ -38,7 +38,7 @@ def contact_sheet(findings: Sequence[Finding], records: Mapping[str, ImageRecord
     titles: list[str] = []
     for finding in findings[:SUSPECTS]:
         for panel, title in _panels(finding, records.get(finding.key), use_alpha):
-            panels.append(panel)
+            panels.append(np.pad(panel, ((1, 1), (1, 1), (0, 0)), constant_values=150))  # white masks on white
             titles.append(title if len(title) <= _TITLE else f"...{title[-_TITLE + 3 :]}")
     rows = [
         side_by_side(panels[start : start + _ROW], titles[start : start + _ROW])

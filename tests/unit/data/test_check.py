@@ -116,7 +116,7 @@ def test_pairs_against_a_plain_loop(monkeypatch: pytest.MonkeyPatch) -> None:
                 if min(distances) <= 4:
                     expected.append((i, j, min(distances), distances[1] < distances[0]))
     assert len(expected) >= 40
-    monkeypatch.setattr(photo_hash, "_ROWS", 7)
+    monkeypatch.setattr(photo_hash, "_BLOCK", 7 * 80)
     assert sorted(same_photos(hashes, limit=4)) == expected
     monkeypatch.delattr(np, "bitwise_count", raising=False)  # NumPy 1 has none
     assert sorted(same_photos(hashes, limit=4)) == expected
