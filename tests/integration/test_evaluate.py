@@ -19,9 +19,9 @@ from torch.nn import functional as F
 from hqsam.boxes import mask_to_box
 from hqsam.checkpoints import save_checkpoint
 from hqsam.data import load_object_mask, open_dataset
-from hqsam.engine.eval_config import EvalConfig, EvalOptions
-from hqsam.engine.eval_protocols import make_path
 from hqsam.engine.evaluation import evaluate, main
+from hqsam.engine.evaluation.config import EvalConfig, EvalOptions
+from hqsam.engine.evaluation.protocols import make_path
 from hqsam.errors import DataError
 from hqsam.images import read_image, write_image
 from hqsam.metrics import boundary_iou, mask_iou

@@ -169,9 +169,9 @@ def test_errors_of_another_kind_stay_what_they_are(tmp_path: Path) -> None:
 
 def test_a_signal_during_a_validation(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its scores are not there, the steps are; the next start does the validation before anything else."""
-    from hqsam.engine import evaluation
+    from hqsam.engine.evaluation import program
 
-    score, calls = evaluation._score_image, []
+    score, calls = program._score_image, []
 
     def score_and_signal(*arguments: Any) -> None:
         calls.append(1)
@@ -181,7 +181,7 @@ def test_a_signal_during_a_validation(data: Path, tmp_path: Path, monkeypatch: p
 
     options = (*OPTIONS, f"data.val=[{data}]", "loop.val_every=3", "loop.save_every=100")
     config = make_config(data, tmp_path / "run", *options)
-    monkeypatch.setattr(evaluation, "_score_image", score_and_signal)
+    monkeypatch.setattr(program, "_score_image", score_and_signal)
     assert not train(config)
     assert len(calls) == 2
     monkeypatch.undo()

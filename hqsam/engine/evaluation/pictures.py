@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from hqsam.checkpoints import atomic_path
 from hqsam.data import load_object_mask
-from hqsam.engine.eval_plan import EvalItem
-from hqsam.engine.eval_protocols import INSIDE, MaskPath, tight_box
+from hqsam.engine.evaluation.plan import EvalItem
+from hqsam.engine.evaluation.protocols import INSIDE, MaskPath, tight_box
 from hqsam.images import read_image
 from hqsam.metrics import MaskRecord
 from hqsam.types import Fusion

@@ -23,11 +23,11 @@ from hqsam.data import ImageRecord, load_object_masks, open_dataset
 from hqsam.engine.allocator import keep_freed_memory
 from hqsam.engine.config import describe_settings, load_config
 from hqsam.engine.distributed import World, configure_logging, gather_objects, join_world
-from hqsam.engine.eval_config import EvalConfig, EvalOptions
-from hqsam.engine.eval_pictures import write_case_pictures
-from hqsam.engine.eval_plan import THIN, EvalItem, is_thin, plan_items, shard
-from hqsam.engine.eval_protocols import INSIDE, MaskPath, make_path
-from hqsam.engine.eval_report import EvalResult, format_markdown, write_report
+from hqsam.engine.evaluation.config import EvalConfig, EvalOptions
+from hqsam.engine.evaluation.pictures import write_case_pictures
+from hqsam.engine.evaluation.plan import THIN, EvalItem, is_thin, plan_items, shard
+from hqsam.engine.evaluation.protocols import INSIDE, MaskPath, make_path
+from hqsam.engine.evaluation.report import EvalResult, format_markdown, write_report
 from hqsam.errors import ConfigError, DataError, HqsamError
 from hqsam.images import read_image
 from hqsam.metrics import MaskSample, MaskScores

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hqsam.boxes import mask_to_box
-from hqsam.engine.eval_config import EvalOptions, ProtocolName
+from hqsam.engine.evaluation.config import EvalOptions, ProtocolName
 from hqsam.models import Sam, select_masks
 from hqsam.predictor import SamPredictor
 from hqsam.refine import Refine
