@@ -156,6 +156,15 @@ def gather_objects(value: Any, world: World) -> list[Any]:
     return values
 
 
+def gather_on_main(value: Any, world: World) -> list[Any]:
+    """The (picklable) values of all processes, in rank order, on the first one; nothing on the others."""
+    if world.size == 1:
+        return [value]
+    values: list[Any] | None = [None] * world.size if world.is_main else None
+    dist.gather_object(value, values)
+    return values or []
+
+
 def from_main(compute: Callable[[], T], world: World) -> T:
     """What `compute` returns on rank 0, on every process; an error of the package there is raised everywhere.
 

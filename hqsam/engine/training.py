@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from hqsam.engine.encoding import encode_views
 from hqsam.engine.logs import RunLog
 from hqsam.engine.report import write_report
 from hqsam.engine.schedule import PlannedBatches, planned_views
-from hqsam.engine.signals import ignore_stop_signals
+from hqsam.engine.signals import STOPPED, ignore_stop_signals
 from hqsam.engine.state import StateFolder, restore
 from hqsam.engine.train_config import TrainConfig
 from hqsam.engine.train_data import RunRecords, TrainData, open_train_data
@@ -42,8 +41,6 @@ USAGE = """usage: train.py CONFIG.yaml [key=value ...]
 example: python train.py configs/train/smoke.yaml output_dir=runs/smoke
          torchrun --nproc_per_node=8 train.py configs/train/hq_vit_l.yaml
 """
-STOPPED = 128 + signal.SIGTERM
-"""Exit status of a run that a signal ended: its state is saved, and it is not done."""
 
 
 def build_model(config: TrainConfig, world: World) -> Sam:

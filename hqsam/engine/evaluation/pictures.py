@@ -74,7 +74,7 @@ def draw_case(path: MaskPath, item: EvalItem, position: int, record: MaskRecord)
     """
     image = read_image(item.record.image)
     target = load_object_mask(item.record.objects[position], image.shape[:2], item.record.image)
-    predicted = next(iter(path(image, [target])))
+    predicted = next(next(path([(image, [target])])))
     inside, box = target > INSIDE, tight_box(target)
     view = _window(box, image.shape[:2])
     shown = _fit(image[view])
