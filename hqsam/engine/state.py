@@ -72,7 +72,7 @@ class StateFolder:
         return sorted(found, key=lambda path: int(path.stem[5:]))
 
     def save(self, trainer: Trainer, best: float | None = None) -> Path:
-        """Write the state of all processes and drop the oldest files. Every process must call this.
+        """Write the state of all processes and drop outdated files. Every process must call this.
 
         Args:
             trainer: what to save.
@@ -87,10 +87,19 @@ class StateFolder:
             remove_leftovers(self.folder)
             with atomic_path(path) as temporary:
                 torch.save({**training_state(trainer), "rng": random_states, "best": best}, temporary)
-            for old in self.files()[: -self.keep_last]:
-                old.unlink()
+            for old in self._outdated(path):
+                old.unlink(missing_ok=True)
         wait_for_all(self.world)
         return path
+
+    def _outdated(self, newest: Path) -> list[Path]:
+        """States beyond the last ones of this run; and later steps, which a run left that was begun again before them.
+
+        Those would be taken for the latest, and push this run's own out of the last ones.
+        """
+        files = self.files()
+        end = files.index(newest) + 1
+        return files[: max(0, end - self.keep_last)] + files[end:]
 
     def find(self, resume: str) -> Path | None:
         """The state that ``resume=auto|none|FILE`` asks for, seen from the first process; None to start anew.

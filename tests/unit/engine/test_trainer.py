@@ -218,10 +218,23 @@ def test_leftovers_of_a_killed_process_are_removed(model: Sam, tmp_path: Path) -
     trainer = make_trainer(model, "loop.keep_last=2")
     states = StateFolder(tmp_path, World(), trainer.config)
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / ".step_0000009.pt.abc.tmp").write_bytes(b"half")
+    (tmp_path / "checkpoints" / f".step_0000009.pt.{0:032x}.tmp").write_bytes(b"half")
     assert states.find("auto") is None
     for step in (8, 9, 10, 100):
         trainer.step = step
         states.save(trainer)
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["step_0000010.pt", "step_0000100.pt"]
+
+
+def test_a_run_that_begins_again_keeps_its_own_states(model: Sam, tmp_path: Path) -> None:
+    trainer = make_trainer(model, "loop.keep_last=2")
+    states = StateFolder(tmp_path, World(), trainer.config)
+    for trainer.step in (6, 8):
+        states.save(trainer)
+    trainer.step = 0  # resume=none in the same folder
+    assert states.find("none") is None and len(states.files()) == 2
+    for trainer.step in (2, 4, 6):
+        path = states.save(trainer)
+        assert states.find("auto") == path
+    assert [file.name for file in states.files()] == ["step_0000004.pt", "step_0000006.pt"]
