@@ -22,7 +22,7 @@ from hqsam.checkpoints import (
 from hqsam.checkpoints.adapters import adapter_state_dict, load_adapter_state_dict
 from hqsam.checkpoints.state import Selection
 from hqsam.engine.config import default_values, flatten_config
-from hqsam.engine.distributed import World, from_main, gather_objects, wait_for_all
+from hqsam.engine.distributed import World, from_main, gather_objects
 from hqsam.engine.train_config import TrainConfig
 from hqsam.engine.trainer import Trainer
 from hqsam.errors import CheckpointError, ConfigError
@@ -80,16 +80,21 @@ class StateFolder:
 
         Returns:
             The file.
+
+        Raises:
+            OutputError: it cannot be written; on every process.
         """
         path = self.folder / f"step_{trainer.step:07d}.pt"
         random_states = gather_objects(_random_state(trainer.model.device), self.world)
-        if self.world.is_main:
+
+        def write() -> None:
             remove_leftovers(self.folder)
             with atomic_path(path) as temporary:
                 torch.save({**training_state(trainer), "rng": random_states, "best": best}, temporary)
             for old in self._outdated(path):
                 old.unlink(missing_ok=True)
-        wait_for_all(self.world)
+
+        from_main(write, self.world)
         return path
 
     def _outdated(self, newest: Path) -> list[Path]:
