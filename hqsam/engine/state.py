@@ -223,7 +223,7 @@ def restore(trainer: Trainer, path: Path, *, exact: bool) -> float | None:
         load_adapter_state_dict(trainer.model, trainer.adapter, state["lora"])
     if trainer.average is not None:  # a run that kept none so far begins one here
         trainer.average.load(state.get("ema") or trainer.parameters)
-    settings = [{key: group[key] for key in ("betas", "eps")} for group in trainer.optimizer.param_groups]
+    settings = [{key: group[key] for key in ("name", "betas", "eps")} for group in trainer.optimizer.param_groups]
     trainer.optimizer.load_state_dict(state["optimizer"])
     for group, new in zip(trainer.optimizer.param_groups, settings, strict=True):
         group.update(new)
