@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +23,7 @@ from hqsam.engine.schedule import StepPlan
 from hqsam.engine.signals import StopSignals
 from hqsam.engine.state import StateFolder
 from hqsam.engine.train_config import TrainConfig
-from hqsam.engine.trainer import NonFiniteLossError, StepRecorder, Trainer, _Pending
+from hqsam.engine.trainer import NonFiniteLossError, StepRecorder, Trainer, _Pending, fit
 from hqsam.losses import select_points
 from hqsam.models import Sam
 from hqsam.registry import create_model
@@ -238,3 +241,24 @@ def test_a_run_that_begins_again_keeps_its_own_states(model: Sam, tmp_path: Path
         path = states.save(trainer)
         assert states.find("auto") == path
     assert [file.name for file in states.files()] == ["step_0000004.pt", "step_0000006.pt"]
+
+
+def test_seconds_of_steps_hold_the_device_and_not_what_is_saved(model: Sam, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wait for the device comes when numbers are fetched, after the step that it counts for began."""
+    now, seconds = [0.0], []
+    settle = StepRecorder.settle
+
+    def passing(amount: float, result: Any = None) -> Callable[..., Any]:
+        def act(*arguments: Any) -> Any:
+            now[0] += amount
+            return result(*arguments) if callable(result) else result
+
+        return act
+
+    monkeypatch.setattr("hqsam.engine.trainer.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(StepRecorder, "settle", passing(1, settle))
+    log = SimpleNamespace(steps=lambda results: seconds.extend(result.seconds for result in results))
+    validator = SimpleNamespace(best=None, catch_up=passing(10, True), run=passing(100, True))
+    trainer = make_trainer(model, "loop.save_every=1", "loop.val_every=2")
+    done = fit(trainer, [make_batch()] * 4, log, SimpleNamespace(save=passing(1000)), validator)  # type: ignore[arg-type]
+    assert done and seconds == [0, 1, 1, 1]
