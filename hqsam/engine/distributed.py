@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import torch
@@ -23,6 +24,9 @@ from hqsam.errors import ConfigError, HqsamError
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_PATIENCE = timedelta(hours=1)
+"""How long a process waits for the others; the encoding of a large set differs by more than NCCL's ten minutes."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +91,16 @@ def join_world(device: str = "auto") -> Iterator[World]:
     # group alive: native threads would outlive the interpreter, and now and then abort a process that is done.
     import torch.distributed.nn  # noqa: F401
 
-    dist.init_process_group("nccl" if target.type == "cuda" else "gloo")
+    backend, failed = "nccl" if target.type == "cuda" else "gloo", True
+    dist.init_process_group(backend, timeout=_PATIENCE)
     try:
         yield World(dist.get_rank(), dist.get_world_size(), target)
+        failed = False
     finally:
-        dist.destroy_process_group()
+        # NCCL leaves a group together. One that failed would wait for the others, which wait for it in a collective;
+        # its exit alone tells the launcher to end them.
+        if not (failed and backend == "nccl"):
+            dist.destroy_process_group()
 
 
 def _use(device: torch.device) -> torch.device:

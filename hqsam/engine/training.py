@@ -231,9 +231,11 @@ def train(config: TrainConfig, world: World | None = None) -> bool:
         try:
             complete = fit(trainer, run.loader(), log, run.states, validator)
         except NonFiniteLossError as error:
-            raise NonFiniteLossError(
-                f"{error}\nits batch is kept in {run.keep_batch(error.step)}", error.step
-            ) from error
+            try:
+                batch = f"kept in {run.keep_batch(error.step)}"
+            except HqsamError as reason:
+                batch = f"not kept: {reason}"
+            raise NonFiniteLossError(f"{error}\nits batch is {batch}", error.step) from error
         if complete and validator.last is None:  # it was complete before, only its report may be missing
             with trainer.averaged():
                 validator.run(trainer, log)

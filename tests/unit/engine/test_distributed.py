@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 import pytest
@@ -35,6 +36,27 @@ def test_a_launcher_is_followed_and_left_again(monkeypatch: pytest.MonkeyPatch) 
         assert torch.distributed.get_backend() == "gloo"
         assert world == World(0, 1, torch.device("cpu"))
     assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize("backend", ["gloo", "nccl"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_process_that_fails_does_not_wait_for_the_others(
+    backend: str, fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NCCL leaves a group together, and the others may be waiting for this process in a collective."""
+    dist, calls = torch.distributed, []
+    device = torch.device("cuda", 0) if backend == "nccl" else torch.device("cpu")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr("hqsam.engine.distributed.choose_device", lambda name, rank: device)
+    monkeypatch.setattr("hqsam.engine.distributed._use", lambda device: device)
+    monkeypatch.setattr(dist, "init_process_group", lambda name, **options: calls.append(name))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: calls.append("left"))
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    with contextlib.suppress(ConfigError), join_world():
+        if fails:
+            raise ConfigError("of this process alone")
+    assert calls == ([backend] if fails and backend == "nccl" else [backend, "left"])
 
 
 def test_sums_keep_shapes_and_values() -> None:
