@@ -175,9 +175,12 @@ def gather_on_main(value: Any, world: World) -> list[Any]:
 
 
 def from_main(compute: Callable[[], T], world: World) -> T:
-    """What `compute` returns on rank 0, on every process; an error of the package there is raised everywhere.
+    """What `compute` returns on rank 0, on every process; an error there ends the others too.
 
     Files are looked for this way: other nodes need not see the first one's disk, nor at the same moment.
+
+    Raises:
+        HqsamError: rank 0 raised it. Of any other error there the others hear as a RuntimeError with its words.
     """
     if world.size == 1:
         return compute()
@@ -187,8 +190,11 @@ def from_main(compute: Callable[[], T], world: World) -> T:
             parcel = [compute()]
         except HqsamError as error:
             parcel = [error]
+        except Exception as error:
+            dist.broadcast_object_list([RuntimeError(f"the first process failed: {error!r}")], src=0)
+            raise
     dist.broadcast_object_list(parcel, src=0)
-    if isinstance(parcel[0], HqsamError):
+    if isinstance(parcel[0], (HqsamError, RuntimeError)):
         raise parcel[0]
     return cast(T, parcel[0])
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,12 +14,14 @@ from hqsam.engine.distributed import (
     World,
     choose_device,
     configure_logging,
+    from_main,
     gather_objects,
     join_world,
     sum_over_processes,
     wait_for_all,
 )
 from hqsam.errors import ConfigError
+from tests.integration.forked import start_group
 
 
 def test_one_process_needs_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,3 +93,25 @@ def test_other_ranks_report_warnings_only(capsys: pytest.CaptureFixture[str]) ->
     finally:
         root.handlers[:] = before
         root.setLevel(level)
+
+
+def fail(error: type[Exception]) -> None:
+    raise error("told")
+
+
+def ask_the_first(rank: int, folder: Path) -> None:
+    with join_world("cpu") as world:
+        for kind in (ConfigError, KeyError):
+            try:
+                from_main(functools.partial(fail, kind), world)
+            except (ConfigError, KeyError, RuntimeError) as error:
+                with (folder / f"{rank}.txt").open("a") as stream:
+                    stream.write(f"{type(error).__name__}: {error.args[0]}\n")
+
+
+@pytest.mark.slow
+def test_an_error_of_the_first_process_reaches_the_others(tmp_path: Path) -> None:
+    start_group(ask_the_first, 2, tmp_path)
+    assert (tmp_path / "0.txt").read_text() == "ConfigError: told\nKeyError: told\n"
+    told = "RuntimeError: the first process failed: KeyError('told')\n"
+    assert (tmp_path / "1.txt").read_text() == "ConfigError: told\n" + told
