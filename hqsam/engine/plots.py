@@ -1,9 +1,10 @@
-"""Plots of a training run as PNG files: lines over steps, with axes and a legend."""
+"""Plots as PNG files: lines with axes and a legend, and the scores of single objects against each other."""
 
 from __future__ import annotations
 
+import colorsys
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,10 @@ _GRID, _INK = (226, 226, 226), (60, 60, 60)
 _FAINT = 0.28
 """Share of its colour that the unsmoothed values of a smoothed line keep."""
 _INTERVALS = 5
+_SQUARE, _SIDE = 460, 190
+"""Side of a scatter plot's square, and the width of the legend beside it."""
+_LONGEST = 18
+"""Letters of a name in that legend."""
 _MARKED = 40
 """Values of a line up to which each has a mark."""
 
@@ -38,19 +43,27 @@ class Line:
 
     Attributes:
         name: in the legend.
-        steps: where the values belong; ascending, at least one.
+        x: where the values belong, steps for instance; at least one.
         values: as many finite numbers.
         color: RGB; None takes the next of `COLORS`.
     """
 
     name: str
-    steps: Sequence[int]
+    x: Sequence[float]
     values: Sequence[float]
     color: Color | None = None
 
 
-def draw_plot(path: Path, title: str, lines: Sequence[Line], *, smooth: bool = False) -> None:
-    """Draw lines over steps.
+def draw_plot(
+    path: Path,
+    title: str,
+    lines: Sequence[Line],
+    *,
+    smooth: bool = False,
+    x_label: str = "step",
+    whole: bool = True,
+) -> None:
+    """Draw lines.
 
     Args:
         path: PNG file, replaced atomically.
@@ -58,6 +71,8 @@ def draw_plot(path: Path, title: str, lines: Sequence[Line], *, smooth: bool = F
         lines: at least one.
         smooth: show the running mean of each line, and its own values faintly behind. Otherwise values have marks where
             they are few.
+        x_label: what the horizontal axis shows.
+        whole: only whole numbers are marked on the horizontal axis.
 
     Raises:
         ValueError: no lines, or a line without values.
@@ -65,21 +80,21 @@ def draw_plot(path: Path, title: str, lines: Sequence[Line], *, smooth: bool = F
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    if not lines or any(len(line.steps) != len(line.values) or not line.values for line in lines):
-        raise ValueError("a plot needs at least one line, and each line as many values as steps, at least one")
+    if not lines or any(len(line.x) != len(line.values) or not line.values for line in lines):
+        raise ValueError("a plot needs at least one line, and each line as many values as places, at least one")
     sheet = Image.new("RGB", _SIZE, "white")
     draw = ImageDraw.Draw(sheet)
     draw.font = ImageFont.load_default(_FONT)
-    frame = _Frame.around(lines)
-    _draw_axes(draw, frame, title)
+    frame = _Frame.around(lines, whole)
+    _draw_axes(draw, frame, title, x_label)
     colors = [line.color or COLORS[min(k, len(COLORS) - 1)] for k, line in enumerate(lines)]
     curves = [np.asarray(line.values, dtype=float) for line in lines]
     if smooth:
         for line, values, color in zip(lines, curves, colors, strict=True):
             faint = tuple(round(255 - _FAINT * (255 - part)) for part in color)
-            draw.line(frame.points(line.steps, values), fill=faint, width=1)
+            draw.line(frame.points(line.x, values), fill=faint, width=1)
     for line, values, color in zip(lines, curves, colors, strict=True):
-        points = frame.points(line.steps, running_mean(values) if smooth else values)
+        points = frame.points(line.x, running_mean(values) if smooth else values)
         draw.line(points, fill=color, width=3, joint="curve")
         few = len(points) == 1 or (not smooth and len(points) <= _MARKED)
         for x, y in points if few else []:
@@ -87,6 +102,51 @@ def draw_plot(path: Path, title: str, lines: Sequence[Line], *, smooth: bool = F
     _draw_legend(draw, [line.name for line in lines], colors)
     with atomic_path(path) as temporary:
         sheet.save(temporary, format="PNG")
+
+
+def draw_scatter(
+    path: Path, title: str, groups: Mapping[str, Sequence[tuple[float, float]]], x_label: str, limit: float = 100.0
+) -> None:
+    """Draw points in a square from 0 to `limit` with its diagonal: what lies above it is better vertically.
+
+    Args:
+        path: PNG file, replaced atomically.
+        title: above the plot; says what the vertical axis is.
+        groups: name in the legend -> points (x, y) within 0..limit.
+        x_label: what the horizontal axis shows.
+        limit: largest value of both axes.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    size = (_SQUARE + _LEFT + _RIGHT + _SIDE, _SQUARE + _TOP + _BOTTOM)
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.font = ImageFont.load_default(_FONT)
+    ticks = nice_ticks(0.0, limit)
+    frame = _Frame(ticks, ticks, (0.0, limit), (size[0] - _SIDE, size[1]))
+    _draw_axes(draw, frame, title, x_label)
+    draw.line([(frame.column(0), frame.row(0)), (frame.column(limit), frame.row(limit))], fill=_INK)
+    for k, (name, points) in enumerate(groups.items()):
+        color = _hue(k, len(groups))
+        for x, y in points:
+            column, row = frame.column(x), frame.row(y)
+            draw.ellipse((column - 3, row - 3, column + 3, row + 3), outline=color, width=2)
+        row = _TOP + 4 + 20 * k
+        if row < size[1] - 20:
+            left = size[0] - _SIDE
+            draw.ellipse((left, row, left + 8, row + 8), outline=color, width=2)
+            draw.text((left + 14, row + 4), f"{name[:_LONGEST]} ({len(points)})", fill=_INK, anchor="lm")
+    with atomic_path(path) as temporary:
+        sheet.save(temporary, format="PNG")
+
+
+def _hue(number: int, count: int) -> Color:
+    """Colours around the wheel, so that many groups can be told apart."""
+    red, green, blue = colorsys.hsv_to_rgb(number / max(1, count), 0.85, 0.78)
+    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -127,31 +187,32 @@ class _Frame:
     x_ticks: list[float]
     y_ticks: list[float]
     x_range: tuple[float, float]
+    size: tuple[int, int] = _SIZE
 
     @staticmethod
-    def around(lines: Sequence[Line]) -> _Frame:
-        steps = [step for line in lines for step in line.steps]
+    def around(lines: Sequence[Line], whole: bool) -> _Frame:
+        places = [place for line in lines for place in line.x]
         values = [float(value) for line in lines for value in line.values]
-        low, high = float(min(steps)), float(max(steps))
+        low, high = float(min(places)), float(max(places))
         if low == high:
             low, high = low - 1, high + 1
-        x_ticks = [tick for tick in nice_ticks(low, high, 8, whole=True) if low <= tick <= high]
+        x_ticks = [tick for tick in nice_ticks(low, high, 8, whole=whole) if low <= tick <= high]
         return _Frame(x_ticks, nice_ticks(min(values), max(values)), (low, high))
 
-    def column(self, step: float) -> float:
+    def column(self, place: float) -> float:
         low, high = self.x_range
-        return _LEFT + (step - low) / (high - low) * (_SIZE[0] - _LEFT - _RIGHT)
+        return _LEFT + (place - low) / (high - low) * (self.size[0] - _LEFT - _RIGHT)
 
     def row(self, value: float) -> float:
         low, high = self.y_ticks[0], self.y_ticks[-1]
-        return _SIZE[1] - _BOTTOM - (value - low) / (high - low) * (_SIZE[1] - _TOP - _BOTTOM)
+        return self.size[1] - _BOTTOM - (value - low) / (high - low) * (self.size[1] - _TOP - _BOTTOM)
 
-    def points(self, steps: Sequence[int], values: NDArray[np.float64]) -> list[tuple[float, float]]:
-        return [(self.column(step), self.row(value)) for step, value in zip(steps, values.tolist(), strict=True)]
+    def points(self, places: Sequence[float], values: NDArray[np.float64]) -> list[tuple[float, float]]:
+        return [(self.column(place), self.row(value)) for place, value in zip(places, values.tolist(), strict=True)]
 
 
-def _draw_axes(draw: ImageDraw, frame: _Frame, title: str) -> None:
-    left, right, bottom = _LEFT, _SIZE[0] - _RIGHT, _SIZE[1] - _BOTTOM
+def _draw_axes(draw: ImageDraw, frame: _Frame, title: str, x_label: str) -> None:
+    left, right, bottom = _LEFT, frame.size[0] - _RIGHT, frame.size[1] - _BOTTOM
     width = frame.y_ticks[1] - frame.y_ticks[0]
     largest = max(abs(frame.y_ticks[0]), abs(frame.y_ticks[-1]))
     decimals = max(0, -math.floor(math.log10(width) + 1e-9))
@@ -164,10 +225,10 @@ def _draw_axes(draw: ImageDraw, frame: _Frame, title: str) -> None:
     for tick in frame.x_ticks:
         column = frame.column(tick)
         draw.line([(column, bottom), (column, bottom + 5)], fill=_INK)
-        draw.text((column, bottom + 8), f"{tick:.0f}", fill=_INK, anchor="ma")
+        draw.text((column, bottom + 8), f"{tick:.6g}", fill=_INK, anchor="ma")
     draw.line([(left, _TOP), (left, bottom), (right, bottom)], fill=_INK)
     draw.text((left, 10), title, fill="black")
-    draw.text(((left + right) / 2, _SIZE[1] - 6), "step", fill=_INK, anchor="md")
+    draw.text(((left + right) / 2, frame.size[1] - 6), x_label, fill=_INK, anchor="md")
 
 
 def _draw_legend(draw: ImageDraw, names: Sequence[str], colors: Sequence[Color]) -> None:

@@ -249,7 +249,7 @@ def test_run_folder(tmp_path: Path, pack: Path, weights: Path, capsys: pytest.Ca
     assert main(arguments(tmp_path, pack, weights)) == 0
     run = tmp_path / "run"
     files = {path.name for path in run.iterdir()}
-    assert files == {"plots", "records.jsonl", "results.json", "results.md", "timing.json"}
+    assert files == {"gallery.html", "plots", "records.jsonl", "results.json", "results.md", "timing.json"}
     results = json.loads((run / "results.json").read_text())
     assert set(results) == {"sets", "mean", "protocol", "slices"}
     assert list(results["sets"]) == ["discs", "bars", "others"]
@@ -270,7 +270,11 @@ def test_run_folder(tmp_path: Path, pack: Path, weights: Path, capsys: pytest.Ca
     rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
     assert len(rows) == 5 and all("predictor, box, 128 px, ring 2 %" in row for row in rows)
     names = {p.name for p in (run / "plots").iterdir()}
-    assert {"worst_01.png", "worst_02.png"} <= names
+    assert {"worst_01.png", "worst_02.png", "scatter_miou.png", "scatter_mbiou.png"} <= names
+    page = (run / "gallery.html").read_text()
+    assert page.count("<img ") == len(names) and 'src="data:image/jpeg;base64,' in page
+    assert "http" not in page and "<td>SAM+HQ</td>" in page
+    names -= {"scatter_miou.png", "scatter_mbiou.png"}
     assert names <= {f"{kind}_{rank:02d}.png" for kind in ("worst", "gain", "decline") for rank in (1, 2)}
     assert read_image(run / "plots/worst_01.png").shape[1] > 1000
 

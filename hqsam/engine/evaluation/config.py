@@ -62,7 +62,9 @@ class EvalDataConfig:
 class EvalConfig:
     """An evaluation run."""
 
-    output_dir: str = setting(MISSING, "run folder: results.json results.md records.jsonl timing.json plots/")
+    output_dir: str = setting(
+        MISSING, "run folder: results.json results.md records.jsonl timing.json plots/ gallery.html"
+    )
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
     protocol: ProtocolName = setting("predictor", "predictor: as a user gets it; paper: squashed input, HQ alone")
     prompts: PromptName = setting("box", "box: tight box of the true mask")

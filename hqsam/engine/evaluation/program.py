@@ -15,9 +15,9 @@ from hqsam.engine.config import describe_settings, load_config
 from hqsam.engine.distributed import World, configure_logging, join_world
 from hqsam.engine.evaluation.config import EvalConfig, EvalOptions
 from hqsam.engine.evaluation.masks import MaskTask
-from hqsam.engine.evaluation.pictures import write_case_pictures
 from hqsam.engine.evaluation.report import EvalResult, format_markdown, write_report
 from hqsam.engine.evaluation.runner import EvaluationStopped, RunOptions, run_task
+from hqsam.engine.evaluation.showing import show_masks
 from hqsam.engine.signals import STOPPED, StopSignals
 from hqsam.errors import ConfigError, HqsamError
 from hqsam.features import model_fingerprint
@@ -66,7 +66,7 @@ def run(config: EvalConfig, world: World | None = None, signals: StopSignals | N
     result.protocol["data"] = list(config.data.sets)
     if world.is_main:
         write_report(result, folder, timing.as_dict())
-        write_case_pictures(task.path, task.items, result.records, config.plots, folder / "plots")
+        show_masks(task, result, config.plots, folder)
     return result
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hqsam.engine.plots import COLORS, Line, draw_plot, nice_ticks, running_mean
+from hqsam.engine.plots import COLORS, Line, draw_plot, draw_scatter, nice_ticks, running_mean
 from hqsam.errors import OutputError
 
 
@@ -63,3 +63,13 @@ def test_ticks_are_round_and_cover(low: float, high: float, expected: list[float
 
 def test_whole_ticks() -> None:
     assert nice_ticks(1, 3, 8, whole=True) == [1, 2, 3]
+
+
+def test_points_lie_above_the_diagonal_where_the_vertical_value_is_larger(tmp_path: Path) -> None:
+    draw_scatter(tmp_path / "s.png", "y", {"a": [(20.0, 80.0)], "b": [(50.0, 50.0), (0.0, 100.0)]}, "x")
+    pixels = np.asarray(Image.open(tmp_path / "s.png")).astype(int)
+    colored = pixels.max(axis=2) - pixels.min(axis=2) > 60
+    rows, columns = np.nonzero(colored[:, :540])  # the legend is on the right of it
+    assert len(rows) > 50
+    near = (abs(rows - (40 + 0.2 * 460)) < 6) & (abs(columns - (72 + 0.2 * 460)) < 6)  # (20, 80)
+    assert near.sum() > 10
