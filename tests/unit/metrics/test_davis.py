@@ -187,9 +187,9 @@ def test_objects_weigh_the_same_however_long_their_video_is() -> None:
 
 def test_videos_without_a_frame_that_counts() -> None:
     for values in ([0.5, 0.5], [0.5, None, 0.5]):
-        with pytest.raises(ValueError, match="no frame of .* counts"):
+        with pytest.raises(ValueError, match=r"no frame of .* counts"):
             DavisScores().merge([[record("short", values)]])
-    with pytest.raises(ValueError, match="no frame of .* counts"):
+    with pytest.raises(ValueError, match=r"no frame of .* counts"):
         DavisScores("all").merge([[record("given", [None])]])
     with pytest.raises(ValueError, match="'inner' or 'all'"):
         DavisScores("some")  # type: ignore[arg-type]
