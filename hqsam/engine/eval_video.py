@@ -126,7 +126,7 @@ class VideoTask:
         self.options = options or VideoOptions()
         self.has_classes = bool(videos.categories)
         self.columns = _columns_of(model, self.options.columns)
-        self.predictor = SamPredictor(model)
+        self.model, self.predictor = model, SamPredictor(model)
         self.watch: Callable[[WatchedFrame], None] | None = None
         if self.has_classes and self.options.prompts == "propagate":
             raise ValueError(
@@ -263,7 +263,7 @@ class VideoTask:
 
     def describe(self) -> dict[str, Any]:
         """The protocol: what distinguishes these numbers from others."""
-        options, model = self.options, self.predictor.model
+        options = self.options
         source = {
             "truth_boxes": "tight box of the true mask in every frame, inclusive pixels",
             "boxes": f"boxes and associations of {options.boxes and options.boxes.name}, the same for every column",
@@ -284,7 +284,7 @@ class VideoTask:
             "score_source": "the boxes' file" if options.prompts == "boxes" and self.has_classes else "none",
             "masks": "single mask, upsampled to the size of the frame, logit > 0",
             "resize": "long side to the resolution, padded with zeros at the bottom and on the right",
-            "resolution": model.image_size,
+            "resolution": self.model.image_size,
             "step": options.step,
             "columns": list(self.columns),
             "videos": len(self.items),
