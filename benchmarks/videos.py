@@ -69,6 +69,7 @@ def main(
     tasks = {prompts: VideoTask(sam, videos, VideoOptions(prompts=prompts, step=step)) for prompts in PROMPTS}
     predictor = RememberingPredictor(sam)
     out.mkdir(parents=True, exist_ok=True)
+    _keep_protocol(out / "protocol.json", {"model": model, **{name: task.describe() for name, task in tasks.items()}})
     records = out / "records.jsonl"
     done = [json.loads(line) for line in records.read_text("utf-8").splitlines()] if records.exists() else []
     with records.open("a", encoding="utf-8") as lines:
@@ -79,17 +80,23 @@ def main(
                     continue
                 task.predictor = predictor
                 task.watch = _painter(out / "pictures" / prompts, len(item.record.frames), pictures)
-                for record in task.run(task.items[position], task.load(task.items[position])):
-                    row = {"prompts": prompts, **record.as_dict()}
-                    done.append(row)
-                    lines.write(json.dumps(row) + "\n")
+                item_of_task = task.items[position]
+                scored = task.run(item_of_task, task.load(item_of_task))
+                rows = [{"prompts": prompts, **record.as_dict()} for record in scored]
+                lines.write("".join(json.dumps(row) + "\n" for row in rows))
                 lines.flush()
+                done += rows
                 typer.echo(f"{item.record.name}, {prompts}: done", err=True)
     text = "\n".join(_table(prompts, cast(DavisScores, task.evaluator), done) for prompts, task in tasks.items())
-    protocol = {prompts: task.describe() for prompts, task in tasks.items()}
     (out / "results.md").write_text(text + "\n", encoding="utf-8")
-    (out / "protocol.json").write_text(json.dumps(protocol, indent=2) + "\n", encoding="utf-8")
     typer.echo(text)
+
+
+def _keep_protocol(file: Path, protocol: dict[str, Any]) -> None:
+    """Write what the numbers are; records of something else cannot be gone on with."""
+    if file.exists() and json.loads(file.read_text("utf-8")) != protocol:
+        raise typer.BadParameter(f"{file.parent} holds a run of another model or other settings; choose another --out")
+    file.write_text(json.dumps(protocol, indent=2) + "\n", encoding="utf-8")
 
 
 def _painter(folder: Path, frames: int, count: int) -> Callable[[WatchedFrame], None]:

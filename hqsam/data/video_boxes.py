@@ -1,4 +1,4 @@
-"""Boxes of objects in videos and which of them belong together, from another model, as a JSON list.
+"""Boxes of objects in videos and which of them belong together, from another model: a JSON list or label maps.
 
     {"video_id", "category_id", "score", "bboxes": [[x, y, width, height] or null, ...]}      a track, a box each frame
     {"video_id", "category_id", "score", "segmentations": [run lengths or null, ...]}         YouTube-VIS results
@@ -10,6 +10,9 @@ belong together, and the score of a track is the mean over its boxes.
 
 Sets with classes (YouTube-VIS) need `category_id` and `score`. Sets without (DAVIS) need `object_id` in every form: the
 number of the true object that the track is meant to be.
+
+Models for DAVIS write label maps, FOLDER/SEQUENCE/00000.png with the objects' numbers as the annotations have them; the
+boxes are the tight ones of each number, 0 and 255 are none.
 """
 
 from __future__ import annotations
@@ -21,13 +24,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from hqsam.boxes import mask_to_box
 from hqsam.data.annotation_files import listing
+from hqsam.data.masks import read_stored
+from hqsam.data.records import ANY_LABEL
 from hqsam.data.videos import VideoRecord, VideoSet
 from hqsam.errors import DataError
 from hqsam.rle import read_runs, rle_box
 
 Box = tuple[float, float, float, float]
 """XYXY in pixels of the frame; x1 = x + width for boxes of a detector, inclusive pixels for boxes of masks."""
+_VOID = 255
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +60,7 @@ def read_video_boxes(file: Path, videos: VideoSet) -> dict[str, tuple[BoxTrack, 
     """Read and check tracks of boxes; see the module for the forms.
 
     Args:
-        file: the JSON file.
+        file: the JSON file, or a folder of label maps for a set without classes.
         videos: the set that they are of.
 
     Returns:
@@ -60,8 +69,11 @@ def read_video_boxes(file: Path, videos: VideoSet) -> dict[str, tuple[BoxTrack, 
     Raises:
         DataError: the file is no such list; an item is of an unknown video, class or object, has no score where one is
             needed or one that is not finite, another number of boxes than its video has frames, a box that is no box or
-            wholly outside, or is there twice. The message has its position in the list.
+            wholly outside, or is there twice. The message has its position in the list. Of a folder: a map is missing,
+            of another size than the video, or has a number that is none of its objects.
     """
+    if file.is_dir():
+        return {video.key: _tracks_of_maps(file, video, bool(videos.categories)) for video in videos.videos}
     try:
         items = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -79,6 +91,31 @@ def read_video_boxes(file: Path, videos: VideoSet) -> dict[str, tuple[BoxTrack, 
             raise DataError(f"{file}: video {video.name} has two tracks of object {track.number}")
         tracks[video.key].append(track)
     return {key: tuple(found) for key, found in tracks.items()}
+
+
+def _tracks_of_maps(folder: Path, video: VideoRecord, has_classes: bool) -> tuple[BoxTrack, ...]:
+    if has_classes:
+        raise DataError(
+            f"{folder} is a folder of label maps, which have no classes and scores: {video.key} needs a JSON file"
+        )
+    paths = [folder / video.name / f"{frame.stem}.png" for frame in video.frames]
+    if missing := [str(path) for path in paths if not path.is_file()]:
+        raise DataError(f"{len(missing)} label maps of {video.name} are missing: {listing(missing)}")
+    foreground = any(mask.label == ANY_LABEL for obj in video.objects for mask in obj.masks if mask is not None)
+    numbers = [obj.number for obj in video.objects]
+    boxes: dict[int, list[Box | None]] = {number: [] for number in numbers}
+    for path in paths:
+        values, _ = read_stored(path)
+        if values.shape != video.size_hw:
+            raise DataError(f"{path} has (height, width) {values.shape}, the frames of {video.name} {video.size_hw}")
+        if foreground:
+            values = (values != 0).astype(np.uint8)
+        if others := sorted(set(np.unique(values).tolist()) - {0, _VOID, *numbers}):
+            raise DataError(f"{path} has {listing(others)}, the objects of {video.name} are {listing(numbers)}")
+        for number in numbers:
+            box = mask_to_box(values == number)
+            boxes[number].append(None if box is None else (float(box[0]), float(box[1]), float(box[2]), float(box[3])))
+    return tuple(BoxTrack(boxes=tuple(boxes[number]), number=number) for number in numbers)
 
 
 class _Reader:

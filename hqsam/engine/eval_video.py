@@ -43,7 +43,7 @@ class VideoOptions:
         prompts: "truth_boxes": the tight box of the true mask in every frame; "boxes": boxes and associations of
             another model, from `boxes`; "propagate": a baseline that starts from the first true mask and prompts each
             frame with the mask of the frame before.
-        boxes: JSON file of the boxes, see `hqsam.data.video_boxes`; for "boxes" alone.
+        boxes: JSON file of the boxes, or folder of label maps, see `hqsam.data.video_boxes`; for "boxes" alone.
         columns: "sam", "hq", "sum"; empty for all that the model has.
         frames: which frames J and F count, see `hqsam.metrics.davis.ScoredFrames`.
         step: every how many frames a video is taken; numbers of another step than 1 are no benchmark numbers.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import typer
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
+from benchmarks.videos import main as video_table
 from hqsam.boxes import mask_to_box
 from hqsam.data.davis import read_davis, read_video_pack
 from hqsam.data.videos import VideoSet, load_frame_masks
@@ -27,7 +32,7 @@ from hqsam.models import Sam
 from hqsam.predictor import SamPredictor
 from hqsam.registry import create_model
 from hqsam.types import Fusion
-from tests.helpers import fill_parameters
+from tests.helpers import ROOT, fill_parameters
 from tests.unit.data.video_sets import HW, save_jpeg, write_davis, write_pack, write_youtube_vis
 
 
@@ -339,3 +344,37 @@ def test_inner_point() -> None:
     assert inner_point(single) == (3.0, 0.0)
     with pytest.raises(ValueError, match="no inner point"):
         inner_point(np.zeros((4, 4), dtype=bool))
+
+
+def test_the_table_of_the_documents_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    entries = write_pack(tmp_path / "pack", {"a": 4, "b": 3})
+    (tmp_path / "pack/index.json").write_text(json.dumps(entries))
+    out = tmp_path / "out"
+    arguments = [str(tmp_path / "pack"), "--model", "sam_test_vit", "--out", str(out), "--pictures", "2"]
+    app = typer.Typer()
+    app.command()(video_table)
+    torch.manual_seed(1)  # the weights of the untrained model
+    first = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert first.exit_code == 0 and first.output.count("done") == 4
+    lines = (out / "records.jsonl").read_text().splitlines()
+    assert len(lines) == 4 and len(list(out.glob("pictures/*/*.jpg"))) == 8
+    table = (out / "results.md").read_text()
+    assert table.count("| a | `sam` |") == table.count("| **mean** | `sam` |") == 2
+    (out / "records.jsonl").write_text("\n".join(lines[:3]) + "\n")
+    torch.manual_seed(1)
+    second = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert second.output.count("done") == 1
+    assert sorted((out / "records.jsonl").read_text().splitlines()) == sorted(lines)
+    assert (out / "results.md").read_text() == table
+    other = CliRunner().invoke(app, [*arguments, "--step", "1", "--model", "hq_test_vit"])
+    assert other.exit_code == 2 and "another model" in other.output
+
+
+def test_the_code_of_the_document_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_davis(tmp_path / "DAVIS", 2017, {"swan": 4})
+    monkeypatch.setenv("HQSAM_DATA", str(tmp_path))
+    text = (ROOT / "docs/evaluation/video.md").read_text("utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    names: dict[str, Any] = {}
+    exec(block.replace("hq_vit_tiny.embedded", "sam_test_vit"), names)
+    assert names["task"].evaluator.compute()["davis2017_val"]["sam"]["n"] == 2

@@ -17,7 +17,7 @@ from hqsam.data.videos import VideoSet
 from hqsam.data.youtube_vis import read_youtube_vis
 from hqsam.errors import DataError
 from hqsam.rle import encode_rle
-from tests.unit.data.video_sets import HW, label_map, write_davis, write_youtube_vis
+from tests.unit.data.video_sets import HW, label_map, save_palette, write_davis, write_youtube_vis
 
 Items = list[dict[str, Any]]
 
@@ -153,3 +153,41 @@ def test_files_that_hold_no_boxes(tmp_path: Path, instances: VideoSet, content: 
         read_video_boxes(tmp_path / "boxes.json", instances)
     with pytest.raises(DataError, match="cannot be read"):
         read_video_boxes(tmp_path / "nothing.json", instances)
+
+
+def write_maps(folder: Path) -> Path:
+    for frame in range(3):
+        labels = label_map(frame)
+        labels[-1, 0] = 255
+        if frame == 1:
+            labels[labels == 2] = 0
+        save_palette(folder / "swan" / f"{frame:05d}.png", labels)
+    return folder
+
+
+def test_label_maps_of_another_model_give_boxes(tmp_path: Path, davis: VideoSet) -> None:
+    first, second = read_video_boxes(write_maps(tmp_path), davis)["davis2017_val/swan"]
+    assert (first.number, second.number) == (1, 2)
+    assert first.boxes == ((12.0, 4.0, 27.0, 17.0), (14.0, 4.0, 29.0, 17.0), (16.0, 4.0, 31.0, 17.0))
+    assert second.boxes == ((18.0, 24.0, 33.0, 37.0), None, (22.0, 24.0, 37.0, 37.0))
+
+
+def test_label_maps_of_one_object_are_everything_that_is_not_zero(tmp_path: Path) -> None:
+    videos = read_davis(write_davis(tmp_path / "data", 2016, {"swan": 3}), 2016)
+    (track,) = read_video_boxes(tmp_path / "data/Annotations/480p", videos)["davis2016_val/swan"]
+    assert track.number == 1 and track.boxes[0] == (12.0, 4.0, 27.0, 17.0)
+
+
+def test_defects_of_label_maps(tmp_path: Path, davis: VideoSet, instances: VideoSet) -> None:
+    folder = write_maps(tmp_path)
+    with pytest.raises(DataError, match="no classes and scores"):
+        read_video_boxes(folder, instances)
+    save_palette(folder / "swan/00001.png", label_map(1, objects=3)[:, ::-1])
+    with pytest.raises(DataError, match=r"00001\.png has 3, the objects of swan are 1, 2"):
+        read_video_boxes(folder, davis)
+    save_palette(folder / "swan/00001.png", label_map(1, (40, 40)))
+    with pytest.raises(DataError, match=r"00001\.png has \(height, width\) \(40, 40\)"):
+        read_video_boxes(folder, davis)
+    (folder / "swan/00001.png").unlink()
+    with pytest.raises(DataError, match=r"1 label maps of swan are missing: .*00001\.png"):
+        read_video_boxes(folder, davis)
