@@ -31,7 +31,8 @@ class VideoCard:
         path: below the data root: the folder of DAVIS, or an annotation file.
         year: of DAVIS, which decides what an object is; 0 in other layouts.
         split: name of the part of DAVIS; empty in other layouts.
-        images: below the data root, folder of the frames of an annotation file; empty in other layouts.
+        images: below the data root, folder of the frames of an annotation file, which is looked for if it is not there;
+            empty in other layouts.
         videos: how many there are in the published set; None: not checked.
         origin: where it comes from.
         terms: terms of use, as its authors state them.
@@ -101,7 +102,8 @@ def _open_card(card: VideoCard, root: Path) -> VideoSet:
     if card.layout == "davis":
         opened = read_davis(path, card.year, card.split)
     else:
-        opened = read_youtube_vis(path, root / card.images, card.name)
+        images = root / card.images
+        opened = read_youtube_vis(path, images if images.is_dir() else None, card.name)
     if card.videos is not None and len(opened.videos) != card.videos:
         logger.warning(
             "%s has %d videos, the published set %d: its numbers are not those of the benchmark",

@@ -223,6 +223,9 @@ def test_videos_are_opened_by_name_and_by_path(
     assert opened.videos[0].name == "swan"
     assert "davis2017_val has 1 videos, the published set 30" in caplog.text
     assert open_videos("hq_ytvis_test", root="root").name == "hq_ytvis_test"
+    (tmp_path / "root/ytvis/train").rename(tmp_path / "root/ytvis/valid")
+    assert open_videos("hq_ytvis_test", root="root").videos[0].frames[0].is_file()
+    (tmp_path / "root/ytvis/valid").rename(tmp_path / "root/ytvis/train")
     monkeypatch.setenv("HQSAM_DATA", "root")
     for name in ("pack", "pack/index.json", "root/pack"):
         assert open_videos(name).name == "pack"
