@@ -152,7 +152,8 @@ def _single(logits: Tensor) -> Tensor:
 def _gather_bilinear(x: Tensor, points: Tensor) -> Tensor:
     """Read the four neighbours of each point: a float copy of (N, 1, 1024, 1024) would be 4 MB a mask."""
     n, channels, height, width = x.shape
-    position = points * points.new_tensor([width, height]) - 0.5
+    # By axis: a tensor of the two sizes would have to come from the CPU, and a GPU would be waited for.
+    position = torch.stack([points[..., 0] * width, points[..., 1] * height], dim=-1) - 0.5
     corner = position.floor()
     fraction = position - corner  # (N, P, 2)
     left, top = corner.long().unbind(-1)

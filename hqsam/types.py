@@ -36,6 +36,10 @@ class ImageFeatures(NamedTuple):
     image_embedding: Tensor  # (B, 256, h, w)
     early_feature: Tensor  # (B, C, h', w'), after the first global-attention block
 
+    def of_image(self, index: int) -> ImageFeatures:
+        """Those of one image alone, B = 1."""
+        return ImageFeatures(*(tensor[index : index + 1] for tensor in self))
+
 
 class DecoderOutput(NamedTuple):
     """Everything a mask decoder computed; `hqsam.models.select_masks` chooses what a caller sees."""

@@ -6,6 +6,7 @@ An adapted layer `image_encoder.blocks.0.attn.qkv` (official name) has two tenso
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -133,9 +134,15 @@ def _numbers(file: TensorFile) -> tuple[int, float]:
     if not is_adapter(file):
         raise CheckpointError(f"{file.path} is not an adapter: its tensors do not end with {LORA_DOWN} and {LORA_UP}")
     try:
-        return int(file.metadata["rank"]), float(file.metadata["alpha"])
+        rank, alpha = int(file.metadata["rank"]), float(file.metadata["alpha"])
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{file.path} does not state the rank and alpha of its adapter") from error
+    ranks = {len(tensor) for name, tensor in file.tensors.items() if name.endswith(LORA_DOWN)}
+    if ranks != {rank} or rank < 1 or not math.isfinite(alpha):
+        raise CheckpointError(
+            f"{file.path} states rank {rank} and alpha {alpha}, its tensors have rank {sorted(ranks)}"
+        )
+    return rank, alpha
 
 
 def _official_layers(model: Sam) -> dict[str, str]:

@@ -30,6 +30,7 @@ class WeightAverage:
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self.values, self.parameters, 1 - decay)
 
+    @torch.no_grad()
     def load(self, values: Sequence[Tensor]) -> None:
         """Put back saved values.
 

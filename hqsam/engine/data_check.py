@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 SKIPPED_FILE = "skipped_data.json"
 _AT_ONCE = 2000
-"""Images between two meetings of the processes: one that waits for the first gives up after ten minutes with NCCL."""
+"""Images between two meetings of the processes: those that wait for the first one give up after a while."""
 
 
 def open_sets(data: DataConfig, *, tolerant: bool) -> list[OpenedSet]:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import torch
@@ -23,6 +24,9 @@ from hqsam.errors import ConfigError, HqsamError
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_PATIENCE = timedelta(hours=1)
+"""How long a process waits for the others; the encoding of a large set differs by more than NCCL's ten minutes."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +91,16 @@ def join_world(device: str = "auto") -> Iterator[World]:
     # group alive: native threads would outlive the interpreter, and now and then abort a process that is done.
     import torch.distributed.nn  # noqa: F401
 
-    dist.init_process_group("nccl" if target.type == "cuda" else "gloo")
+    backend, failed = "nccl" if target.type == "cuda" else "gloo", True
+    dist.init_process_group(backend, timeout=_PATIENCE)
     try:
         yield World(dist.get_rank(), dist.get_world_size(), target)
+        failed = False
     finally:
-        dist.destroy_process_group()
+        # NCCL leaves a group together. One that failed would wait for the others, which wait for it in a collective;
+        # its exit alone tells the launcher to end them.
+        if not (failed and backend == "nccl"):
+            dist.destroy_process_group()
 
 
 def _use(device: torch.device) -> torch.device:
@@ -156,10 +165,22 @@ def gather_objects(value: Any, world: World) -> list[Any]:
     return values
 
 
+def gather_on_main(value: Any, world: World) -> list[Any]:
+    """The (picklable) values of all processes, in rank order, on the first one; nothing on the others."""
+    if world.size == 1:
+        return [value]
+    values: list[Any] | None = [None] * world.size if world.is_main else None
+    dist.gather_object(value, values)
+    return values or []
+
+
 def from_main(compute: Callable[[], T], world: World) -> T:
-    """What `compute` returns on rank 0, on every process; an error of the package there is raised everywhere.
+    """What `compute` returns on rank 0, on every process; an error there ends the others too.
 
     Files are looked for this way: other nodes need not see the first one's disk, nor at the same moment.
+
+    Raises:
+        HqsamError: rank 0 raised it. Of any other error there the others hear as a RuntimeError with its words.
     """
     if world.size == 1:
         return compute()
@@ -169,8 +190,11 @@ def from_main(compute: Callable[[], T], world: World) -> T:
             parcel = [compute()]
         except HqsamError as error:
             parcel = [error]
+        except Exception as error:
+            dist.broadcast_object_list([RuntimeError(f"the first process failed: {error!r}")], src=0)
+            raise
     dist.broadcast_object_list(parcel, src=0)
-    if isinstance(parcel[0], HqsamError):
+    if isinstance(parcel[0], (HqsamError, RuntimeError)):
         raise parcel[0]
     return cast(T, parcel[0])
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from hqsam.checkpoints import atomic_path
-from hqsam.engine.eval_pictures import KINDS
-from hqsam.engine.eval_report import format_markdown
+from hqsam.engine.evaluation.pictures import KINDS
+from hqsam.engine.evaluation.report import format_markdown
 from hqsam.engine.logs import read_entries
 from hqsam.engine.plots import GREEN, Line, draw_plot
 from hqsam.engine.schedule import StepPlan

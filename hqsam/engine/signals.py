@@ -7,6 +7,9 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+STOPPED = 128 + signal.SIGTERM
+"""Exit status of a program that a signal stopped, whichever it was, after it saved what it had."""
+
 
 class StopSignals:
     """While entered, SIGTERM and SIGINT ask for a stop after the current step; a second SIGINT interrupts at once."""

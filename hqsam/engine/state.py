@@ -22,7 +22,7 @@ from hqsam.checkpoints import (
 from hqsam.checkpoints.adapters import adapter_state_dict, load_adapter_state_dict
 from hqsam.checkpoints.state import Selection
 from hqsam.engine.config import default_values, flatten_config
-from hqsam.engine.distributed import World, from_main, gather_objects, wait_for_all
+from hqsam.engine.distributed import World, from_main, gather_objects
 from hqsam.engine.train_config import TrainConfig
 from hqsam.engine.trainer import Trainer
 from hqsam.errors import CheckpointError, ConfigError
@@ -72,7 +72,7 @@ class StateFolder:
         return sorted(found, key=lambda path: int(path.stem[5:]))
 
     def save(self, trainer: Trainer, best: float | None = None) -> Path:
-        """Write the state of all processes and drop the oldest files. Every process must call this.
+        """Write the state of all processes and drop outdated files. Every process must call this.
 
         Args:
             trainer: what to save.
@@ -80,17 +80,31 @@ class StateFolder:
 
         Returns:
             The file.
+
+        Raises:
+            OutputError: it cannot be written; on every process.
         """
         path = self.folder / f"step_{trainer.step:07d}.pt"
         random_states = gather_objects(_random_state(trainer.model.device), self.world)
-        if self.world.is_main:
+
+        def write() -> None:
             remove_leftovers(self.folder)
             with atomic_path(path) as temporary:
                 torch.save({**training_state(trainer), "rng": random_states, "best": best}, temporary)
-            for old in self.files()[: -self.keep_last]:
-                old.unlink()
-        wait_for_all(self.world)
+            for old in self._outdated(path):
+                old.unlink(missing_ok=True)
+
+        from_main(write, self.world)
         return path
+
+    def _outdated(self, newest: Path) -> list[Path]:
+        """States beyond the last ones of this run; and later steps, which a run left that was begun again before them.
+
+        Those would be taken for the latest, and push this run's own out of the last ones.
+        """
+        files = self.files()
+        end = files.index(newest) + 1
+        return files[: max(0, end - self.keep_last)] + files[end:]
 
     def find(self, resume: str) -> Path | None:
         """The state that ``resume=auto|none|FILE`` asks for, seen from the first process; None to start anew.
@@ -209,7 +223,7 @@ def restore(trainer: Trainer, path: Path, *, exact: bool) -> float | None:
         load_adapter_state_dict(trainer.model, trainer.adapter, state["lora"])
     if trainer.average is not None:  # a run that kept none so far begins one here
         trainer.average.load(state.get("ema") or trainer.parameters)
-    settings = [{key: group[key] for key in ("betas", "eps")} for group in trainer.optimizer.param_groups]
+    settings = [{key: group[key] for key in ("name", "betas", "eps")} for group in trainer.optimizer.param_groups]
     trainer.optimizer.load_state_dict(state["optimizer"])
     for group, new in zip(trainer.optimizer.param_groups, settings, strict=True):
         group.update(new)

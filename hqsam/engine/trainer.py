@@ -269,6 +269,7 @@ def fit(trainer: Trainer, loader: Iterable[Batch], log: RunLog, states: StateFol
             if totals.device.type == "cpu" or step % loop.log_every == 0 or validate or save or last:
                 results, stopping = recorder.settle()
                 log.steps(results)
+            paused = time.perf_counter()
             if save or last or stopping:
                 states.save(trainer, validator.best)  # before a validation, whose minutes a kill may fall into
             if (validate or last) and not stopping:
@@ -279,6 +280,5 @@ def fit(trainer: Trainer, loader: Iterable[Batch], log: RunLog, states: StateFol
             if stopping:
                 logger.warning("stopped by %s after step %d; resume=auto goes on from here", signals.name, step)
                 return False
-            if validate or save:  # not the step's own time
-                mark = time.perf_counter()
+            mark += time.perf_counter() - paused  # not the step's own time
     return True

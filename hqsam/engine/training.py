@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from hqsam.engine.encoding import encode_views
 from hqsam.engine.logs import RunLog
 from hqsam.engine.report import write_report
 from hqsam.engine.schedule import PlannedBatches, planned_views
-from hqsam.engine.signals import ignore_stop_signals
+from hqsam.engine.signals import STOPPED, ignore_stop_signals
 from hqsam.engine.state import StateFolder, restore
 from hqsam.engine.train_config import TrainConfig
 from hqsam.engine.train_data import RunRecords, TrainData, open_train_data
@@ -42,8 +41,6 @@ USAGE = """usage: train.py CONFIG.yaml [key=value ...]
 example: python train.py configs/train/smoke.yaml output_dir=runs/smoke
          torchrun --nproc_per_node=8 train.py configs/train/hq_vit_l.yaml
 """
-STOPPED = 128 + signal.SIGTERM
-"""Exit status of a run that a signal ended: its state is saved, and it is not done."""
 
 
 def build_model(config: TrainConfig, world: World) -> Sam:
@@ -234,9 +231,11 @@ def train(config: TrainConfig, world: World | None = None) -> bool:
         try:
             complete = fit(trainer, run.loader(), log, run.states, validator)
         except NonFiniteLossError as error:
-            raise NonFiniteLossError(
-                f"{error}\nits batch is kept in {run.keep_batch(error.step)}", error.step
-            ) from error
+            try:
+                batch = f"kept in {run.keep_batch(error.step)}"
+            except HqsamError as reason:
+                batch = f"not kept: {reason}"
+            raise NonFiniteLossError(f"{error}\nits batch is {batch}", error.step) from error
         if complete and validator.last is None:  # it was complete before, only its report may be missing
             with trainer.averaged():
                 validator.run(trainer, log)

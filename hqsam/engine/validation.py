@@ -9,12 +9,13 @@ from pathlib import Path
 
 from hqsam.data import ImageRecord
 from hqsam.engine.distributed import World, from_main
-from hqsam.engine.eval_config import EvalOptions
-from hqsam.engine.eval_pictures import draw_case, rank_cases, write_case_pictures
-from hqsam.engine.eval_plan import plan_items
-from hqsam.engine.eval_protocols import make_path
-from hqsam.engine.eval_report import EvalResult
-from hqsam.engine.evaluation import EvaluationStopped, evaluate
+from hqsam.engine.evaluation.config import EvalOptions
+from hqsam.engine.evaluation.masks import evaluate
+from hqsam.engine.evaluation.pictures import draw_case, rank_cases, write_case_pictures
+from hqsam.engine.evaluation.plan import plan_items
+from hqsam.engine.evaluation.protocols import make_path
+from hqsam.engine.evaluation.report import EvalResult
+from hqsam.engine.evaluation.runner import EvaluationStopped
 from hqsam.engine.logs import RunLog
 from hqsam.engine.schedule import is_due
 from hqsam.engine.signals import StopSignals

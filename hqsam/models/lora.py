@@ -83,6 +83,7 @@ class EncoderLoRA(nn.Module):
         # Not registered as a submodule: the encoder's weights are not this module's.
         self._layers = list(layers.values())
         self._handles: list[RemovableHandle] = []
+        self._is_merged = False
         self.attach()
 
     def named_updates(self) -> Iterator[tuple[str, LowRankUpdate]]:
@@ -93,6 +94,7 @@ class EncoderLoRA(nn.Module):
 
     def attach(self) -> None:
         """Let the encoder compute with the updates; nothing happens where it does already."""
+        self._require_apart()
         if self._handles:
             return
         for layer, (_, update) in zip(self._layers, self.named_updates(), strict=True):
@@ -106,10 +108,20 @@ class EncoderLoRA(nn.Module):
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Add the updates to the encoder's weights for good, and detach."""
+        """Add the updates to the encoder's weights for good, and detach.
+
+        Raises:
+            RuntimeError: they are in the weights already.
+        """
+        self._require_apart()
+        self._is_merged = True
         self.detach()
         for layer, (_, update) in zip(self._layers, self.named_updates(), strict=True):
             layer.weight += update.delta().to(layer.weight.dtype)
+
+    def _require_apart(self) -> None:
+        if self._is_merged:
+            raise RuntimeError("the updates are in the encoder's weights already: adding them again would double them")
 
     @contextmanager
     def merged(self) -> Iterator[None]:
@@ -123,6 +135,7 @@ class EncoderLoRA(nn.Module):
             with torch.no_grad():
                 for layer, original in zip(self._layers, originals, strict=True):
                     layer.weight.copy_(original)
+            self._is_merged = False
             if attached:
                 self.attach()
 

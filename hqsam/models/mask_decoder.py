@@ -100,9 +100,10 @@ class MaskDecoder(nn.Module):
         """
         feature = trunk.mask_feature
         n, height, width, channels = feature.shape
-        iou: Tensor = self.iou_head(trunk.iou_token)[:, list(candidates)]
+        scores: Tensor = self.iou_head(trunk.iou_token)
         if not candidates:
-            return feature.new_zeros((n, 0, height, width)), iou
+            return feature.new_zeros((n, 0, height, width)), scores[:, :0]
+        iou = torch.stack([scores[:, c] for c in candidates], dim=1)  # a list as an index would wait for a GPU
         weights = torch.stack([self.hypernetworks[c](trunk.mask_tokens[:, c]) for c in candidates], dim=1)
         logits = weights @ feature.view(n, height * width, channels).transpose(1, 2)
         return logits.view(n, -1, height, width), iou

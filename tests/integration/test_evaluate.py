@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,9 +20,10 @@ from torch.nn import functional as F
 from hqsam.boxes import mask_to_box
 from hqsam.checkpoints import save_checkpoint
 from hqsam.data import load_object_mask, open_dataset
-from hqsam.engine.eval_config import EvalConfig, EvalOptions
-from hqsam.engine.eval_protocols import make_path
 from hqsam.engine.evaluation import evaluate, main
+from hqsam.engine.evaluation.config import EvalConfig, EvalOptions
+from hqsam.engine.evaluation.masks import MaskTask
+from hqsam.engine.evaluation.protocols import make_path
 from hqsam.errors import DataError
 from hqsam.images import read_image, write_image
 from hqsam.metrics import boundary_iou, mask_iou
@@ -163,8 +165,8 @@ def test_protocols_agree_on_an_image_of_the_input_size(model: Sam) -> None:
     image = np.random.default_rng(0).integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8)
     target = np.zeros((SIDE, SIDE), dtype=np.uint8)
     target[20:90, 30:100] = 255
-    paper = next(iter(make_path(model, EvalOptions(protocol="paper"))(image, [target])))
-    predictor = next(iter(make_path(model, EvalOptions())(image, [target])))
+    paper = next(next(make_path(model, EvalOptions(protocol="paper"))([(image, [target])])))
+    predictor = next(next(make_path(model, EvalOptions())([(image, [target])])))
     np.testing.assert_array_equal(paper["hq"], predictor["hq"])
 
 
@@ -172,7 +174,7 @@ def test_object_that_squashing_loses_keeps_its_box(model: Sam) -> None:
     target = np.zeros((40, 1600), dtype=np.uint8)
     target[:, 805] = 255
     path = make_path(model, EvalOptions(protocol="paper"))
-    masks = list(path(np.zeros((40, 1600, 3), dtype=np.uint8), [target]))
+    masks = list(next(path([(np.zeros((40, 1600, 3), dtype=np.uint8), [target])])))
     assert [mask["hq"].shape for mask in masks] == [(40, 1600)]
 
 
@@ -197,7 +199,7 @@ def test_refined_masks_are_the_predictors(model: Sam) -> None:
     target = np.zeros((300, 400), dtype=np.uint8)
     target[40:90, 30:100] = 255
     path = make_path(model, EvalOptions(refine="zoom", columns=("sum",)))
-    (mask,) = path(image, [target])
+    (mask,) = next(path([(image, [target])]))
     predictor = SamPredictor(model)
     predictor.set_image(image)
     box = np.array([[30.0, 40.0, 99.0, 89.0]])
@@ -246,7 +248,8 @@ def test_run_folder(tmp_path: Path, pack: Path, weights: Path, capsys: pytest.Ca
     (tmp_path / "run/plots/worst_17.png").touch()  # of an earlier run
     assert main(arguments(tmp_path, pack, weights)) == 0
     run = tmp_path / "run"
-    assert sorted(p.name for p in run.iterdir()) == ["plots", "records.jsonl", "results.json", "results.md"]
+    files = {path.name for path in run.iterdir()}
+    assert files == {"plots", "records.jsonl", "results.json", "results.md", "timing.json"}
     results = json.loads((run / "results.json").read_text())
     assert set(results) == {"sets", "mean", "protocol", "slices"}
     assert list(results["sets"]) == ["discs", "bars", "others"]
@@ -270,6 +273,37 @@ def test_run_folder(tmp_path: Path, pack: Path, weights: Path, capsys: pytest.Ca
     assert {"worst_01.png", "worst_02.png"} <= names
     assert names <= {f"{kind}_{rank:02d}.png" for kind in ("worst", "gain", "decline") for rank in (1, 2)}
     assert read_image(run / "plots/worst_01.png").shape[1] > 1000
+
+
+def test_a_broken_off_evaluation_goes_on(
+    tmp_path: Path, pack: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = arguments(tmp_path, pack, weights, "plots=0")
+    assert main(call) == 0
+    whole = {name: (tmp_path / "run" / name).read_text() for name in ("results.json", "records.jsonl")}
+    run, images = MaskTask.run, []
+
+    def run_and_signal(self: MaskTask, group: Any, pool: Any) -> Any:
+        images.append(group[0][0].image)
+        if len(images) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return run(self, group, pool)
+
+    monkeypatch.setattr(MaskTask, "run", run_and_signal)
+    other = [*call, f"output_dir={tmp_path / 'two'}"]
+    assert main(other) == 143
+    assert {path.name for path in (tmp_path / "two").iterdir()} == {"partial"}
+    assert main(other) == 0
+    assert images == [f"images/{name}.png" for name in "zmacb"]  # each once
+    assert {name: (tmp_path / "two" / name).read_text() for name in whole} == whole
+
+
+def test_batches_of_images_change_nothing_but_rounding(pack: Path, model: Sam) -> None:
+    alone = evaluate(model, open_dataset(str(pack)), EvalOptions(batch_size=1))
+    together = evaluate(model, open_dataset(str(pack)), EvalOptions(batch_size=2, workers=2))
+    for one, two in zip(alone.records, together.records, strict=True):
+        assert one.key == two.key
+        assert two.miou == pytest.approx(one.miou, abs=1e-3) and two.mbiou == pytest.approx(one.mbiou, abs=1e-3)
 
 
 @pytest.mark.slow

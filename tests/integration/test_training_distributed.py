@@ -11,7 +11,7 @@ import torch
 
 from hqsam.engine.distributed import World, gather_objects, join_world
 from hqsam.engine.training import open_run, train
-from hqsam.errors import CheckpointError
+from hqsam.errors import CheckpointError, OutputError
 from tests.integration.forked import start_group
 from tests.integration.training_runs import draw_data, make_config
 
@@ -46,6 +46,14 @@ def in_process(rank: int, size: int, data: Path, folder: Path) -> None:
             with pytest.raises(CheckpointError, match="there is no file"):  # on both, though one looks
                 open_run(make_config(data, folder / "run", *options, "resume=missing.pt"), world)
     (folder / f"threads{rank}.txt").write_text(" ".join(thread_names()))
+
+
+def save_where_nothing_can_be_written(rank: int, data: Path, folder: Path) -> None:
+    with join_world("cpu") as world:
+        run = open_run(make_config(data, folder / "run"), world)
+        with pytest.raises(OutputError, match="cannot write"):
+            run.states.save(run.trainer)
+    (folder / f"told{rank}").touch()
 
 
 def thread_names() -> list[str]:
@@ -127,3 +135,11 @@ def test_a_run_of_two_processes_is_one_run(folder: Path, data: Path) -> None:
     options.append(f"data.keep_features={folder / 'features'}")
     resumed = open_run(make_config(data, folder / "run", *options))
     assert resumed.trainer.step == 2
+
+
+def test_a_failed_write_is_told_by_every_process(data: Path, tmp_path: Path) -> None:
+    """One writes; the others would wait for it, and end with an error of their own that says nothing."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").touch()  # a file where a folder is needed
+    start_group(save_where_nothing_can_be_written, 2, data, tmp_path)
+    assert [(tmp_path / f"told{rank}").exists() for rank in range(2)] == [True, True]

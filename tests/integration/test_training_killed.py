@@ -47,7 +47,8 @@ def train_until(data: Path, folder: Path, moment: str, draw: float) -> None:
 
 def arm(moment: str, draw: float) -> None:
     """Make this process kill itself, as `kill -9` from outside would."""
-    from hqsam.engine import evaluation, state, training
+    from hqsam.engine import state, training
+    from hqsam.engine.evaluation.masks import MaskTask
     from hqsam.engine.logs import RunLog
 
     if moment == "start":
@@ -55,7 +56,7 @@ def arm(moment: str, draw: float) -> None:
     elif moment == "step":
         kill_after(RunLog, "steps", 1 + int(4 * draw))
     elif moment == "validation":
-        kill_after(evaluation, "_score_image", 1 + int(3 * draw))
+        kill_after(MaskTask, "run", 1 + int(3 * draw))
     elif moment == "report":
         kill_after(training, "write_report", 1)
     elif moment == "state":

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from hqsam.checkpoints import load_adapter, load_checkpoint, official_state_dict, read_tensors
+from hqsam.engine.trainer import NonFiniteLossError
 from hqsam.engine.training import Run, open_run, train
-from hqsam.errors import CheckpointError, ConfigError, HqsamError
+from hqsam.errors import CheckpointError, ConfigError, HqsamError, OutputError
 from hqsam.registry import create_model
 from tests.integration.training_runs import draw_data, make_config, tensors
 
@@ -140,9 +141,11 @@ def test_states_from_before_a_setting_existed_go_on(data: Path, tmp_path: Path) 
     state = torch.load(path, weights_only=True)
     for key in ("model.trained", "model.lora_rank", "clicks.rounds", "loop.ema", "optim.lora_factor"):
         del state["config"][key]
-    del state["lora"], state["ema"]
+    del state["lora"], state["ema"], state["optimizer"]["param_groups"][0]["name"]
     torch.save(state, path)
-    assert open_run(make_config(data, tmp_path)).trainer.step == 0
+    resumed = open_run(make_config(data, tmp_path))
+    run_steps(resumed, 1)
+    assert resumed.trainer.step == 1
     with pytest.raises(ConfigError, match=r"clicks.rounds was 0, is 1"):
         open_run(make_config(data, tmp_path, "clicks.rounds=1"))
     taken = open_run(make_config(data, tmp_path, "loop.ema=0.5", f"resume={path}")).trainer
@@ -182,6 +185,15 @@ def test_the_batch_of_a_loss_that_is_not_finite_is_kept(data: Path, tmp_path: Pa
     assert batch["keys"] == original.keys
     assert torch.equal(batch["images"], original.images) and torch.equal(batch["masks"], original.masks)
     assert torch.equal(batch["prompts"]["coords"], original.prompts.coords)
+
+
+def test_a_batch_that_cannot_be_kept_hides_no_loss(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(run: Run, step: int) -> Path:
+        raise OutputError("cannot write the batch: No space left on device")
+
+    monkeypatch.setattr(Run, "keep_batch", full)
+    with pytest.raises(NonFiniteLossError, match=r"not finite at step(.|\n)*not kept: cannot write the batch"):
+        train(make_config(data, tmp_path, "optim.lr=1e30", "loop.max_steps=8"))
 
 
 def test_another_input_size_trains_and_is_exported_with_it(data: Path, tmp_path: Path) -> None:

@@ -169,19 +169,19 @@ def test_errors_of_another_kind_stay_what_they_are(tmp_path: Path) -> None:
 
 def test_a_signal_during_a_validation(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its scores are not there, the steps are; the next start does the validation before anything else."""
-    from hqsam.engine import evaluation
+    from hqsam.engine.evaluation.masks import MaskTask
 
-    score, calls = evaluation._score_image, []
+    run, calls = MaskTask.run, []
 
-    def score_and_signal(*arguments: Any) -> None:
+    def run_and_signal(*arguments: Any) -> Any:
         calls.append(1)
         if len(calls) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        score(*arguments)
+        return run(*arguments)
 
     options = (*OPTIONS, f"data.val=[{data}]", "loop.val_every=3", "loop.save_every=100")
     config = make_config(data, tmp_path / "run", *options)
-    monkeypatch.setattr(evaluation, "_score_image", score_and_signal)
+    monkeypatch.setattr(MaskTask, "run", run_and_signal)
     assert not train(config)
     assert len(calls) == 2
     monkeypatch.undo()

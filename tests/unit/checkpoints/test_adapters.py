@@ -68,6 +68,20 @@ def test_what_is_no_adapter_or_of_another_encoder(tmp_path: Path) -> None:
         save_adapter(model, EncoderLoRA(model.image_encoder, 1), tmp_path / "lora.pth")
 
 
+@pytest.mark.parametrize("numbers", [("0", "4.0"), ("3", "4.0"), ("2", "nan"), ("2", "-inf")])
+def test_an_adapter_with_wrong_numbers_is_refused(numbers: tuple[str, str], tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model, _ = build("hq_test_vit")
+    file = save_adapter(model, EncoderLoRA(model.image_encoder, 2), tmp_path / "lora.safetensors")
+    save_checkpoint(model, tmp_path / "model.safetensors")
+    save_file(load_file(file), file, {"rank": numbers[0], "alpha": numbers[1]})
+    with pytest.raises(CheckpointError, match=f"rank {numbers[0]} and alpha {numbers[1]}"):
+        load_adapter(model, file)
+    with pytest.raises(CheckpointError, match=f"rank {numbers[0]} and alpha {numbers[1]}"):
+        convert_checkpoint(tmp_path / "model.safetensors", tmp_path / "x.safetensors", lora=file)
+
+
 def test_an_adapter_without_its_numbers_is_refused(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -42,4 +43,72 @@ def test_zoom(photo: Path) -> None:
 )
 def test_bad_input(photo: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], text: str) -> None:
     assert main(["compare", str(photo), *MODEL, *arguments, "--out", str(photo.parent / "x.png")]) == 2
+    assert text in capsys.readouterr().err
+
+
+def write_run(folder: Path, gain: float, *, images: int = 12, protocol: dict[str, object] | None = None) -> Path:
+    folder.mkdir()
+    records = [
+        {
+            "set": "s",
+            "image": f"{k}.jpg",
+            "object": 0,
+            "prompt": "box",
+            "miou": {"sam": 0.8, "sum": 0.8 + gain + 0.001 * k},
+            "mbiou": {"sam": 0.6, "sum": 0.6 + gain},
+        }
+        for k in range(images)
+    ]
+    (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    results = folder / "results.json"
+    results.write_text(json.dumps({"sets": {}, "mean": {}, "protocol": {"resolution": 64, **(protocol or {})}}))
+    return results
+
+
+def test_two_evaluations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before, after = write_run(tmp_path / "before", 0.01), write_run(tmp_path / "after", 0.03, images=13)
+    assert main(["compare", str(before), str(after.parent)]) == 0
+    text = capsys.readouterr().out
+    assert "| s | 12 | mBIoU | 61.00 | 63.00 | **+2.00** | +2.00 to +2.00 |" in text
+    assert "| **mean over sets** | 12 | mIoU |" in text
+    assert "0 objects of the first alone, 1 of the second alone" in text and "protocols differ" not in text
+    assert main(["compare", str(before), str(after), "--json", "--columns", "sam,sam"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["metrics"]["miou"]["mean"]["difference"] == 0
+
+
+def test_one_evaluation_against_its_plain_sam(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", str(write_run(tmp_path / "run", 0.02))]) == 0
+    text = capsys.readouterr().out
+    assert "# run SAM+HQ against run SAM" in text and "**+2.00**" in text
+
+
+def test_other_protocols_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = write_run(tmp_path / "one", 0.0)
+    two = write_run(tmp_path / "two", 0.0, protocol={"resolution": 1024, "model": {"name": "x"}})
+    assert main(["compare", str(one), str(two)]) == 0
+    text = capsys.readouterr().out
+    assert "protocols differ** in resolution: 64 and 1024" in text and "in model" not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["{tmp}/gone.json"], "no evaluation in"),
+        (["{one}", "{one}", "{one}"], "one or two evaluations are compared, got 3"),
+        (["{one}", "--columns", "sam"], "--columns takes two of sam, hq, sum"),
+        (["{one}", "--columns", "sam,hq"], "not the column 'hq'"),
+        (["{one}", "--box", "1,2,3,4"], "belong to a photograph"),
+        (["{one}", "{other}"], "no object in common"),
+        (["{one}", "{broken}"], "is damaged"),
+        (["{one}", "--resamples", "3"], "at least 100"),
+    ],
+)
+def test_bad_results(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], text: str) -> None:
+    one, other, broken = (write_run(tmp_path / name, 0.0) for name in ("one", "other", "broken"))
+    lines = (other.parent / "records.jsonl").read_text().replace('"s"', '"t"')
+    (other.parent / "records.jsonl").write_text(lines)
+    broken.write_text("{")
+    places = {"tmp": tmp_path, "one": one, "other": other, "broken": broken}
+    assert main(["compare", *(argument.format(**places) for argument in arguments)]) == 2
     assert text in capsys.readouterr().err

@@ -16,7 +16,7 @@ from hqsam.cli.auto_results import describe
 from hqsam.data import ImageRecord, TrainDataOptions, TrainingSet, load_object_masks, open_dataset
 from hqsam.data.annotation_files import read_annotation_file
 from hqsam.data.segmentations import Segmentation
-from hqsam.engine.eval_plan import plan_items
+from hqsam.engine.evaluation.plan import plan_items
 from hqsam.errors import DataError
 from hqsam.images import read_image
 from hqsam.rle import encode_rle

@@ -38,3 +38,10 @@ def test_other_parameters_are_refused() -> None:
     average = WeightAverage([torch.zeros(3)], 0.5)
     with pytest.raises(ValueError, match="average of 1 parameters"):
         average.load([torch.zeros(2)])
+
+
+def test_an_average_that_begins_at_trained_parameters_has_no_gradient() -> None:
+    parameter = torch.nn.Parameter(torch.randn(3))
+    average = WeightAverage([parameter], 0.5)
+    average.load([parameter])  # as a run that kept none so far goes on with one
+    assert not average.values[0].requires_grad

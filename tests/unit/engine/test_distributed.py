@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,12 +14,14 @@ from hqsam.engine.distributed import (
     World,
     choose_device,
     configure_logging,
+    from_main,
     gather_objects,
     join_world,
     sum_over_processes,
     wait_for_all,
 )
 from hqsam.errors import ConfigError
+from tests.integration.forked import start_group
 
 
 def test_one_process_needs_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,6 +40,27 @@ def test_a_launcher_is_followed_and_left_again(monkeypatch: pytest.MonkeyPatch) 
         assert torch.distributed.get_backend() == "gloo"
         assert world == World(0, 1, torch.device("cpu"))
     assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize("backend", ["gloo", "nccl"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_process_that_fails_does_not_wait_for_the_others(
+    backend: str, fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NCCL leaves a group together, and the others may be waiting for this process in a collective."""
+    dist, calls = torch.distributed, []
+    device = torch.device("cuda", 0) if backend == "nccl" else torch.device("cpu")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr("hqsam.engine.distributed.choose_device", lambda name, rank: device)
+    monkeypatch.setattr("hqsam.engine.distributed._use", lambda device: device)
+    monkeypatch.setattr(dist, "init_process_group", lambda name, **options: calls.append(name))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: calls.append("left"))
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    with contextlib.suppress(ConfigError), join_world():
+        if fails:
+            raise ConfigError("of this process alone")
+    assert calls == ([backend] if fails and backend == "nccl" else [backend, "left"])
 
 
 def test_sums_keep_shapes_and_values() -> None:
@@ -67,3 +93,25 @@ def test_other_ranks_report_warnings_only(capsys: pytest.CaptureFixture[str]) ->
     finally:
         root.handlers[:] = before
         root.setLevel(level)
+
+
+def fail(error: type[Exception]) -> None:
+    raise error("told")
+
+
+def ask_the_first(rank: int, folder: Path) -> None:
+    with join_world("cpu") as world:
+        for kind in (ConfigError, KeyError):
+            try:
+                from_main(functools.partial(fail, kind), world)
+            except (ConfigError, KeyError, RuntimeError) as error:
+                with (folder / f"{rank}.txt").open("a") as stream:
+                    stream.write(f"{type(error).__name__}: {error.args[0]}\n")
+
+
+@pytest.mark.slow
+def test_an_error_of_the_first_process_reaches_the_others(tmp_path: Path) -> None:
+    start_group(ask_the_first, 2, tmp_path)
+    assert (tmp_path / "0.txt").read_text() == "ConfigError: told\nKeyError: told\n"
+    told = "RuntimeError: the first process failed: KeyError('told')\n"
+    assert (tmp_path / "1.txt").read_text() == "ConfigError: told\n" + told

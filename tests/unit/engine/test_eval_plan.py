@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hqsam.data import ImageRecord, ObjectRecord
-from hqsam.engine.eval_pictures import rank_cases
-from hqsam.engine.eval_plan import is_thin, plan_items, shard
+from hqsam.engine.evaluation.pictures import rank_cases
+from hqsam.engine.evaluation.plan import is_thin, plan_items, shard
 from hqsam.errors import DataError
 from hqsam.metrics import MaskRecord
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +23,7 @@ from hqsam.engine.schedule import StepPlan
 from hqsam.engine.signals import StopSignals
 from hqsam.engine.state import StateFolder
 from hqsam.engine.train_config import TrainConfig
-from hqsam.engine.trainer import NonFiniteLossError, StepRecorder, Trainer, _Pending
+from hqsam.engine.trainer import NonFiniteLossError, StepRecorder, Trainer, _Pending, fit
 from hqsam.losses import select_points
 from hqsam.models import Sam
 from hqsam.registry import create_model
@@ -218,10 +221,44 @@ def test_leftovers_of_a_killed_process_are_removed(model: Sam, tmp_path: Path) -
     trainer = make_trainer(model, "loop.keep_last=2")
     states = StateFolder(tmp_path, World(), trainer.config)
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / ".step_0000009.pt.abc.tmp").write_bytes(b"half")
+    (tmp_path / "checkpoints" / f".step_0000009.pt.{0:032x}.tmp").write_bytes(b"half")
     assert states.find("auto") is None
     for step in (8, 9, 10, 100):
         trainer.step = step
         states.save(trainer)
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["step_0000010.pt", "step_0000100.pt"]
+
+
+def test_a_run_that_begins_again_keeps_its_own_states(model: Sam, tmp_path: Path) -> None:
+    trainer = make_trainer(model, "loop.keep_last=2")
+    states = StateFolder(tmp_path, World(), trainer.config)
+    for trainer.step in (6, 8):
+        states.save(trainer)
+    trainer.step = 0  # resume=none in the same folder
+    assert states.find("none") is None and len(states.files()) == 2
+    for trainer.step in (2, 4, 6):
+        path = states.save(trainer)
+        assert states.find("auto") == path
+    assert [file.name for file in states.files()] == ["step_0000004.pt", "step_0000006.pt"]
+
+
+def test_seconds_of_steps_hold_the_device_and_not_what_is_saved(model: Sam, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wait for the device comes when numbers are fetched, after the step that it counts for began."""
+    now, seconds = [0.0], []
+    settle = StepRecorder.settle
+
+    def passing(amount: float, result: Any = None) -> Callable[..., Any]:
+        def act(*arguments: Any) -> Any:
+            now[0] += amount
+            return result(*arguments) if callable(result) else result
+
+        return act
+
+    monkeypatch.setattr("hqsam.engine.trainer.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(StepRecorder, "settle", passing(1, settle))
+    log = SimpleNamespace(steps=lambda results: seconds.extend(result.seconds for result in results))
+    validator = SimpleNamespace(best=None, catch_up=passing(10, True), run=passing(100, True))
+    trainer = make_trainer(model, "loop.save_every=1", "loop.val_every=2")
+    done = fit(trainer, [make_batch()] * 4, log, SimpleNamespace(save=passing(1000)), validator)  # type: ignore[arg-type]
+    assert done and seconds == [0, 1, 1, 1]

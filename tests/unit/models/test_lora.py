@@ -62,6 +62,17 @@ def test_merged_equals_unmerged(name: str) -> None:
     assert torch.equal(model.image_encoder(images)[0], plain[0])
 
 
+def test_updates_are_added_once() -> None:
+    model, images = build("hq_test_vit")
+    adapter = learned(model, alpha=6.0)
+    adapter.merge()
+    merged = model.image_encoder(images)
+    for again in (adapter.merge, adapter.attach):
+        with pytest.raises(RuntimeError, match="already"):
+            again()
+    assert torch.equal(model.image_encoder(images)[0], merged[0])
+
+
 def test_only_the_adapter_gets_gradients() -> None:
     model, images = build("hq_test_vit")
     adapter = learned(model)

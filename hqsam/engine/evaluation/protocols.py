@@ -16,11 +16,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hqsam.boxes import mask_to_box
-from hqsam.engine.eval_config import EvalOptions, ProtocolName
+from hqsam.encoding import encode_images
+from hqsam.engine.evaluation.config import EvalOptions, ProtocolName
+from hqsam.geometry import ResizeLongestSide
 from hqsam.models import Sam, select_masks
-from hqsam.predictor import SamPredictor
 from hqsam.refine import Refine
-from hqsam.types import FUSIONS, Fusion, Prompts
+from hqsam.segmentation import Answer, masks_of_image
+from hqsam.types import FUSIONS, Fusion, ImageFeatures, Prompts
 
 INSIDE = 128
 """Grey values above this are inside a true mask (the published evaluation's threshold)."""
@@ -32,18 +34,17 @@ Predicted = dict[str, NDArray[np.bool_]]
 """Column -> (H, W) bool, at the size of the original image."""
 
 
+Pair = tuple[NDArray[np.uint8], Sequence[NDArray[np.uint8]]]
+"""An image (H, W, 3) uint8 RGB and its targets (H, W) uint8, none empty at `INSIDE`; only their boxes are used."""
+
+
 class MaskPath(Protocol):
-    """Predicts the masks of one image after the other."""
+    """Predicts the masks of images; the image encoder gets those of one call together."""
 
     columns: tuple[Fusion, ...]
 
-    def __call__(self, image: NDArray[np.uint8], targets: Sequence[NDArray[np.uint8]]) -> Iterator[Predicted]:
-        """Predictions for each target, in order.
-
-        Args:
-            image: (H, W, 3) uint8 RGB.
-            targets: (H, W) uint8 each, 0..255, not empty at `INSIDE`; only their boxes are used.
-        """
+    def __call__(self, pairs: Sequence[Pair]) -> Iterator[Iterator[Predicted]]:
+        """For each image, in order, the predictions for its targets; computed as they are asked for."""
 
     def describe(self) -> Mapping[str, Any]:
         """What distinguishes these numbers from others, for the reports."""
@@ -86,26 +87,51 @@ class PredictorPath:
     """The path a user gets: `SamPredictor`, long side resized, padded, logits fused, threshold 0."""
 
     def __init__(self, model: Sam, columns: tuple[Fusion, ...], refine: Refine | None = None) -> None:
-        self.predictor = SamPredictor(model)
+        self.model = model
         self.columns = columns
         self.refine = refine
+        self._resize = ResizeLongestSide(model.image_size)
 
-    def __call__(self, image: NDArray[np.uint8], targets: Sequence[NDArray[np.uint8]]) -> Iterator[Predicted]:
+    @torch.no_grad()
+    def __call__(self, pairs: Sequence[Pair]) -> Iterator[Iterator[Predicted]]:
         """See `MaskPath`."""
-        self.predictor.set_image(image)
-        boxes = self.predictor.transform.apply_boxes(np.stack([tight_box(t) for t in targets]), image.shape[:2])
-        tensor = torch.from_numpy(boxes).to(self.predictor.device, torch.float32)
-        for chunk in tensor.split(_prompts_at_once(image)):
-            masks = {column: self._predict(chunk, column) for column in self.columns}
-            for row in range(len(chunk)):
-                yield {column: rows[row] for column, rows in masks.items()}
+        if not pairs:
+            return
+        features, sizes = encode_images(self.model, [image for image, _ in pairs])
+        for k, ((image, targets), input_hw) in enumerate(zip(pairs, sizes, strict=True)):
+            yield self._predict(features.of_image(k), input_hw, image, targets)
 
-    def _predict(self, boxes: Tensor, fusion: Fusion) -> NDArray[np.bool_]:
-        masks, _, _ = self.predictor.predict_torch(
-            None, None, boxes, multimask_output=False, fusion=fusion, refine=self.refine
-        )
-        array: NDArray[np.bool_] = masks[:, 0].cpu().numpy()
-        return array
+    @torch.no_grad()
+    def _predict(
+        self,
+        features: ImageFeatures,
+        input_hw: tuple[int, int],
+        image: NDArray[np.uint8],
+        targets: Sequence[NDArray[np.uint8]],
+    ) -> Iterator[Predicted]:
+        if not targets:
+            return
+        boxes = self._resize.apply_boxes(np.stack([tight_box(t) for t in targets]), image.shape[:2])
+        hq_features = self.model.hq_features(features) if self.columns != ("sam",) else None
+        for chunk in torch.from_numpy(boxes).to(torch.float32).split(_prompts_at_once(image)):
+            prompts = Prompts.from_parts(boxes=chunk)
+            masks = {}
+            # both ways of using the HQ mask come from one decoding
+            for fusions in (("sam",), ("hq", "sum")):
+                wanted = [column for column in self.columns if column in fusions]
+                if not wanted:
+                    continue
+                output = self.model.decode(
+                    features, prompts.to(self.model.device), use_hq="sam" not in wanted, hq_features=hq_features
+                )
+                for column in wanted:
+                    logits, _ = select_masks(output, multimask=False, fusion=column)
+                    answer = Answer(False, False, column, "best", self.refine)
+                    frame = (input_hw, image.shape[:2])
+                    found = masks_of_image(self.model, image, frame, prompts, logits.float(), answer)
+                    masks[column] = found[:, 0].cpu().numpy()
+            for row in range(len(chunk)):
+                yield {column: masks[column][row] for column in self.columns}
 
     def describe(self) -> Mapping[str, Any]:
         """See `MaskPath`."""
@@ -138,11 +164,22 @@ class PaperPath:
         self.model = model
 
     @torch.no_grad()
-    def __call__(self, image: NDArray[np.uint8], targets: Sequence[NDArray[np.uint8]]) -> Iterator[Predicted]:
+    def __call__(self, pairs: Sequence[Pair]) -> Iterator[Iterator[Predicted]]:
         """See `MaskPath`."""
+        if not pairs:
+            return
+        squashed = [self._squash(torch.from_numpy(image).permute(2, 0, 1)).to(torch.uint8) for image, _ in pairs]
+        features = self.model.image_encoder(self.model.preprocess_canvas(torch.stack(squashed).to(self.model.device)))
+        for k, (image, targets) in enumerate(pairs):
+            yield self._predict(features.of_image(k), image, targets)
+
+    @torch.no_grad()
+    def _predict(
+        self, features: ImageFeatures, image: NDArray[np.uint8], targets: Sequence[NDArray[np.uint8]]
+    ) -> Iterator[Predicted]:
+        if not targets:
+            return
         model = self.model
-        squashed = self._squash(torch.from_numpy(image).permute(2, 0, 1)).to(torch.uint8)
-        features = model.image_encoder(model.preprocess_canvas(squashed[None].to(model.device)))
         hq_features = model.hq_features(features)
         boxes = torch.stack([self._box(target) for target in targets]).to(model.device)
         for chunk in boxes.split(_prompts_at_once(image)):

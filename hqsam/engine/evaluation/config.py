@@ -24,7 +24,8 @@ class EvalOptions:
         max_per_source: only the first objects of each source, in the order of the data set; None for all.
         dilation_ratio: ring width of the boundary IoU as a share of the image diagonal.
         refine: as in `SamPredictor.predict`; protocol "predictor" only.
-        workers: threads that read images ahead; 0 reads when needed.
+        batch_size: images encoded together; None for 8 on a GPU and 1 on a CPU.
+        workers: threads that read images ahead, and as many that score masks; 0 does both when needed.
     """
 
     protocol: ProtocolName = "predictor"
@@ -34,6 +35,7 @@ class EvalOptions:
     dilation_ratio: float = 0.02
     workers: int = 0
     refine: Refine | None = None
+    batch_size: int | None = None
 
 
 @dataclass(kw_only=True)
@@ -52,14 +54,15 @@ class EvalDataConfig:
     sets: list[str] = setting(MISSING, "data set names, image/mask folders or index.json packs")
     root: str | None = setting(None, "where named sets are; null: $HQSAM_DATA or data/")
     max_per_source: int | None = setting(None, "only the first objects of each source; null: all", at_least=1)
-    workers: int = setting(2, "threads that read images ahead; 0: read when needed", at_least=0)
+    workers: int = setting(2, "threads that read images ahead, and as many that score masks; 0: none", at_least=0)
+    batch_size: int | None = setting(None, "images encoded together; null: 8 on a GPU, 1 on a CPU", at_least=1)
 
 
 @dataclass(kw_only=True)
 class EvalConfig:
     """An evaluation run."""
 
-    output_dir: str = setting(MISSING, "run folder: results.json results.md records.jsonl plots/")
+    output_dir: str = setting(MISSING, "run folder: results.json results.md records.jsonl timing.json plots/")
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
     protocol: ProtocolName = setting("predictor", "predictor: as a user gets it; paper: squashed input, HQ alone")
     prompts: PromptName = setting("box", "box: tight box of the true mask")

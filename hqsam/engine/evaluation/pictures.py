@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from hqsam.checkpoints import atomic_path
 from hqsam.data import load_object_mask
-from hqsam.engine.eval_plan import EvalItem
-from hqsam.engine.eval_protocols import INSIDE, MaskPath, tight_box
+from hqsam.engine.evaluation.plan import EvalItem
+from hqsam.engine.evaluation.protocols import INSIDE, MaskPath, tight_box
 from hqsam.images import read_image
 from hqsam.metrics import MaskRecord
 from hqsam.types import Fusion
@@ -74,7 +74,7 @@ def draw_case(path: MaskPath, item: EvalItem, position: int, record: MaskRecord)
     """
     image = read_image(item.record.image)
     target = load_object_mask(item.record.objects[position], image.shape[:2], item.record.image)
-    predicted = next(iter(path(image, [target])))
+    predicted = next(next(path([(image, [target])])))
     inside, box = target > INSIDE, tight_box(target)
     view = _window(box, image.shape[:2])
     shown = _fit(image[view])

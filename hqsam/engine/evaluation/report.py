@@ -1,0 +1,143 @@
+"""What an evaluation leaves in its run folder: `results.json`, `results.md`, `records.jsonl`, `timing.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from hqsam.checkpoints import atomic_path
+from hqsam.metrics.mask_scores import SetScores
+
+COLUMN_TITLES = {"sam": "SAM", "hq": "HQ", "sum": "SAM+HQ"}
+METRIC_TITLES = {"miou": "mIoU", "mbiou": "mBIoU", "n": "objects"}
+"""Metrics whose name is not simply printed in capitals."""
+_WIDE = 2
+"""Up to so many metrics stand side by side for all columns; with more each column has a row of its own."""
+
+
+class Record(Protocol):
+    """One scored thing; see `hqsam.metrics.Evaluator`."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, as JSON has it."""
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """Numbers of one evaluation, in percent where they are shares.
+
+    Attributes:
+        sets: set -> column -> metric ("n" counts what was scored); a set without anything scored is absent.
+        mean: column -> the same, mean over sets; "n" is a sum.
+        protocol: how the numbers came about.
+        slices: the same as `sets` for parts that cut across them ("thin"), means over objects.
+        records: one for each scored thing, sorted by its key; on the first process alone.
+        title: what was measured, for the heading of the report.
+    """
+
+    sets: dict[str, SetScores]
+    mean: SetScores
+    protocol: dict[str, Any]
+    slices: dict[str, SetScores] = field(default_factory=dict)
+    records: Sequence[Any] = ()
+    title: str = "mask and boundary IoU in percent"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Content of `results.json`."""
+        content: dict[str, Any] = {"sets": self.sets, "mean": self.mean, "protocol": self.protocol}
+        return {**content, "slices": self.slices} if self.slices else content
+
+
+def write_report(result: EvalResult, folder: Path, timing: Mapping[str, Any] | None = None) -> None:
+    """Write the files; each appears whole or not at all.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    texts = {
+        "records.jsonl": "".join(f"{json.dumps(r.as_dict(), allow_nan=False)}\n" for r in result.records),
+        "results.md": format_markdown(result),
+        "results.json": json.dumps(result.as_dict(), indent=2, allow_nan=False) + "\n",
+    }
+    if timing is not None:
+        texts["timing.json"] = json.dumps(timing, indent=2) + "\n"
+    for name, text in texts.items():
+        with atomic_path(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def format_markdown(result: EvalResult) -> str:
+    """The table of all sets, each row with its protocol, and what the protocol is."""
+    rows = dict(result.sets)
+    rows["**mean over sets**"] = result.mean
+    rows |= {f"*{name}*, over objects": scores for name, scores in result.slices.items()}
+    lines = [
+        f"# {result.protocol['model'].get('name', 'model')}: {result.title}",
+        "",
+        *_table(rows, short_protocol(result.protocol)),
+        "",
+        "## Protocol",
+        "",
+        *_bullets(result.protocol),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def metric_title(name: str) -> str:
+    """How a metric is called in tables."""
+    return METRIC_TITLES.get(name, name.upper())
+
+
+def _table(rows: Mapping[str, SetScores], label: str) -> list[str]:
+    columns = list(dict.fromkeys(column for scores in rows.values() for column in scores))
+    cells = [values for scores in rows.values() for values in scores.values()]
+    metrics = list(dict.fromkeys(metric for values in cells for metric in values if metric != "n"))
+    if len(metrics) <= _WIDE:
+        heads = [f"{COLUMN_TITLES[column]} {metric_title(metric)}" for column in columns for metric in metrics]
+        body = [
+            [name, _count(scores), *(_number(scores.get(c, {}), m) for c in columns for m in metrics), label]
+            for name, scores in rows.items()
+        ]
+        return _lines(["set", "objects", *heads, "protocol"], body, texts=1)
+    heads = ["set", "masks", "objects", *map(metric_title, metrics), "protocol"]
+    body = [
+        [name, COLUMN_TITLES[column], f"{values['n']:.0f}", *(_number(values, m) for m in metrics), label]
+        for name, scores in rows.items()
+        for column, values in scores.items()
+    ]
+    return _lines(heads, body, texts=2)
+
+
+def _lines(heads: Sequence[str], body: Sequence[Sequence[str]], texts: int) -> list[str]:
+    rule = "|" + "---|" * texts + "---:|" * (len(heads) - texts - 1) + "---|"
+    return ["| " + " | ".join(heads) + " |", rule, *("| " + " | ".join(row) + " |" for row in body)]
+
+
+def _count(scores: SetScores) -> str:
+    return f"{next(iter(scores.values()))['n']:.0f}"
+
+
+def _number(values: Mapping[str, float], metric: str) -> str:
+    return f"{values[metric]:.1f}" if metric in values else ""
+
+
+def short_protocol(protocol: Mapping[str, Any]) -> str:
+    """The protocol in a few words, to stand beside a number."""
+    return (
+        f"{protocol['name']}, {protocol['prompt']}, {protocol['resolution']} px, "
+        f"ring {100 * protocol['dilation_ratio']:g} %"
+    )
+
+
+def _bullets(values: Mapping[str, Any], indent: str = "") -> list[str]:
+    lines = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            lines += [f"{indent}- {key}:", *_bullets(value, indent + "  ")]
+        else:
+            text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+            lines.append(f"{indent}- {key}: {text}")
+    return lines
