@@ -12,9 +12,13 @@ from hqsam.data.records import ImageRecord, ObjectRecord, select_records
 from hqsam.data.seeding import derive_seed, make_generator
 from hqsam.data.sources import ConcatSource, FileSource, SampleSource, SyntheticSource
 from hqsam.data.training_set import TrainingSet
+from hqsam.data.video_boxes import BoxTrack, read_video_boxes
+from hqsam.data.video_opening import open_videos
+from hqsam.data.videos import VideoObject, VideoRecord, VideoSet
 
 __all__ = [
     "Batch",
+    "BoxTrack",
     "ConcatSource",
     "FeatureStore",
     "FileSource",
@@ -25,6 +29,9 @@ __all__ = [
     "SyntheticSource",
     "TrainDataOptions",
     "TrainingSet",
+    "VideoObject",
+    "VideoRecord",
+    "VideoSet",
     "collate",
     "data_root",
     "derive_seed",
@@ -33,5 +40,7 @@ __all__ = [
     "load_object_masks",
     "make_generator",
     "open_dataset",
+    "open_videos",
+    "read_video_boxes",
     "select_records",
 ]
