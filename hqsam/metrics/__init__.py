@@ -2,14 +2,23 @@
 
 from hqsam.metrics.boundary import boundary_iou, boundary_region
 from hqsam.metrics.evaluator import Evaluator
+from hqsam.metrics.instance_records import InstanceRecord, InstanceTruth, TrueImage, TrueInstance
+from hqsam.metrics.instances import InstanceScores
 from hqsam.metrics.iou import mask_iou
 from hqsam.metrics.mask_scores import MaskRecord, MaskSample, MaskScores, score_masks
+from hqsam.metrics.proposals import ProposalScores
 
 __all__ = [
     "Evaluator",
+    "InstanceRecord",
+    "InstanceScores",
+    "InstanceTruth",
     "MaskRecord",
     "MaskSample",
     "MaskScores",
+    "ProposalScores",
+    "TrueImage",
+    "TrueInstance",
     "boundary_iou",
     "boundary_region",
     "mask_iou",

@@ -14,8 +14,6 @@ from hqsam.metrics.instance_records import (
     InstanceRecord,
     InstanceTruth,
     Score,
-    TrueImage,
-    TrueInstance,
 )
 
 Rules = Literal["coco", "lvis"]
@@ -218,14 +216,3 @@ def count_instances(truth: InstanceTruth) -> dict[str, float]:
     areas = [item.area for item in truth.instances if not item.crowd]
     bands = {name: sum(low <= area <= high for area in areas) for name, (low, high) in _BANDS.items()}
     return {"n": crowds[False], "n_crowd": crowds[True], **bands, "n_images": len(truth.images)}
-
-
-__all__ = [
-    "COLUMNS",
-    "InstanceRecord",
-    "InstanceScores",
-    "InstanceTruth",
-    "RecordStore",
-    "TrueImage",
-    "TrueInstance",
-]

@@ -60,7 +60,7 @@ def decode_window(rle: Rle) -> Window:
         ValueError: its counts are no compressed run lengths, or do not fill its size.
     """
     height, width = rle["size"]
-    ends = np.cumsum(read_runs(rle["counts"]))
+    ends = read_runs(rle["counts"]).cumsum()
     if len(ends) == 0 or ends[-1] != height * width:
         raise ValueError(f"run lengths add up to {ends[-1] if len(ends) else 0}, but the mask is {height} x {width}")
     starts, stops = ends[:-1:2], ends[1::2]
@@ -80,7 +80,7 @@ def decode_window(rle: Rle) -> Window:
     bounds[0], bounds[1:-1:2], bounds[2:-1:2], bounds[-1] = x0 * height, starts, stops, x1 * height
     inside = np.zeros(len(bounds) - 1, dtype=np.bool_)
     inside[1::2] = True
-    pixels = np.repeat(inside, np.diff(bounds)).reshape(x1 - x0, height)
+    pixels = inside.repeat(bounds[1:] - bounds[:-1]).reshape(x1 - x0, height)
     if (y0, y1) == (0, height):
         rows = np.flatnonzero(pixels.any(axis=0))
         y0, y1 = int(rows[0]), int(rows[-1]) + 1
