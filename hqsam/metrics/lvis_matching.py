@@ -120,7 +120,9 @@ class LvisMatching:
         run = self._run
         keys = self._truth.keys() | self._detections.keys()
         run.ious = {key: overlaps.get(key, []) for key in keys}
-        run.eval_imgs, slots = packed(keys, run.params.cat_ids, run.params.area_rng, run.evaluate_img)
+        run.eval_imgs, slots = packed(
+            self._truth, self._detections, run.params.cat_ids, run.params.area_rng, run.evaluate_img
+        )
         run.params.img_ids = list(range(slots))
         if not slots:
             return {}
