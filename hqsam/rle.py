@@ -157,8 +157,25 @@ def compress_runs(runs: Sequence[int], height: int, width: int) -> str:
     return compressed.decode("ascii")
 
 
+def checked_rle(counts: bytes, height: int, width: int) -> Rle:
+    """A mask of compressed run lengths.
+
+    Raises:
+        ValueError: they are none, or do not fill a mask of this size.
+    """
+    _check_runs(read_runs(counts), height, width)
+    return Rle(size=[height, width], counts=counts.decode("ascii"))
+
+
 def decode_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) -> NDArray[np.bool_]:
-    """The union of polygons as COCO draws them, (H, W) bool.
+    """The union of polygons as COCO draws them, (H, W) bool; see `polygons_rle`."""
+    from pycocotools import mask as coco
+
+    return np.asarray(coco.decode(polygons_rle(polygons, height, width)), dtype=np.bool_)
+
+
+def polygons_rle(polygons: Sequence[Sequence[float]], height: int, width: int) -> Rle:
+    """The union of polygons as COCO draws them.
 
     Args:
         polygons: each x0, y0, x1, y1, ... in pixels, three corners at least.
@@ -168,7 +185,7 @@ def decode_polygons(polygons: Sequence[Sequence[float]], height: int, width: int
     from pycocotools import mask as coco
 
     parts = coco.frPyObjects([list(polygon) for polygon in polygons], height, width)
-    return np.asarray(coco.decode(coco.merge(parts)), dtype=np.bool_)
+    return Rle(size=[height, width], counts=coco.merge(parts)["counts"].decode("ascii"))
 
 
 def rle_area(rle: Rle) -> int:
