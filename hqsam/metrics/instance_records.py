@@ -14,7 +14,7 @@ Score = Literal["box", "iou", "product"]
 """What ranks the masks: the detector's score of the box, the predicted IoU of SAM's mask, or one times the other."""
 
 SCORES: tuple[Score, ...] = ("box", "iou", "product")
-COLUMNS = ("sam", "hq", "sum")
+COLUMNS: tuple[Literal["sam", "hq", "sum"], ...] = ("sam", "hq", "sum")
 
 
 class TrueImage(NamedTuple):

@@ -12,7 +12,7 @@ import pytest
 
 from hqsam.metrics.instance_overlaps import LOWEST, METRICS, overlaps_of_columns
 from hqsam.metrics.instance_records import InstanceRecord, InstanceTruth, TrueImage, TrueInstance
-from hqsam.metrics.instances import InstanceScores, make_matchings
+from hqsam.metrics.instances import InstanceScores, make_matchings, mean_of_instance_sets
 from hqsam.rle import decode_rle, encode_rle
 from tests.unit.metrics.instance_cases import (
     COLUMNS,
@@ -360,3 +360,12 @@ def test_options_are_checked_and_described() -> None:
             InstanceScores({"set": truth}, **wrong)  # type: ignore[arg-type]
     described = InstanceScores({"set": truth}, score="product").describe()
     assert described["score"] == "product" and "0.02" in described["overlap"]["ap_b"]
+
+
+def test_the_mean_over_sets_leaves_out_what_a_set_does_not_define() -> None:
+    sets = {
+        "a": {"sam": {"ap": 10.0, "aps": 4.0, "n": 3}, "hq": {"ap": 30.0, "n": 3}},
+        "b": {"sam": {"ap": 20.0, "n": 5}, "hq": {"ap": 50.0, "n": 5}},
+    }
+    assert mean_of_instance_sets(sets) == {"sam": {"ap": 15.0, "aps": 4.0, "n": 8}, "hq": {"ap": 40.0, "n": 8}}
+    assert mean_of_instance_sets({}) == {}
