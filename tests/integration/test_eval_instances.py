@@ -177,7 +177,7 @@ def test_what_cannot_be(model: Sam, root: Path) -> None:
 
 def test_a_group_of_sets_has_a_folder_of_boxes(model: Sam, tmp_path: Path) -> None:
     stand_in(tmp_path, "seginw")
-    with pytest.raises(DataError, match="a folder with seginw_airplane_parts.json"):
+    with pytest.raises(DataError, match=r"a folder with seginw_airplane_parts\.json"):
         open_instance_task(model, "seginw", tmp_path / "boxes.json", root=tmp_path)
     task = open_instance_task(model, "seginw", root=tmp_path)
     names = sorted({item.set for item in task.items})
