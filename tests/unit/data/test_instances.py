@@ -17,7 +17,7 @@ from hqsam.data.detections import read_detections, true_boxes
 from hqsam.data.instance_opening import find_instance_card, instance_cards, open_instances
 from hqsam.data.instances import InstanceSet, read_instance_set
 from hqsam.errors import DataError
-from hqsam.metrics.instance_records import TrueImage
+from hqsam.metrics import InstanceRecord, InstanceScores, TrueImage
 from hqsam.rle import decode_rle, encode_rle
 
 HW = (40, 60)
@@ -91,6 +91,21 @@ def test_masks_are_those_of_pycocotools(file: Path) -> None:
         oracle = COCO(str(file))
     for item, entry in zip(read_instance_set(file).truth.instances, coco()["annotations"], strict=True):
         assert (decode_rle(item.rle) == oracle.annToMask(oracle.anns[entry["id"]])).all()
+
+
+def test_an_annotation_numbered_0_can_be_matched(file: Path) -> None:
+    content = coco()
+    content["annotations"] = content["annotations"][:1]
+    write(file, content)
+    truth = read_instance_set(file).truth
+    records = [
+        InstanceRecord("set", number, [3] * len(own), [0.5] * len(own), {"sam": [0.5] * len(own)}, {"sam": own})
+        for number in truth.images
+        for own in [[item.rle for item in truth.instances if item.image == number]]
+    ]
+    scores = InstanceScores({"set": truth})
+    scores.merge([records])
+    assert scores.compute()["set"]["sam"]["ap_b"] == pytest.approx(100.0)
 
 
 def test_without_classes_no_category_is_needed(file: Path) -> None:
