@@ -5,11 +5,14 @@ A benchmark is a file with a function `command`, whose parameters typer turns in
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import typer
 
-from benchmarks import train
+from benchmarks import boundary_ap, train
 
-COMMANDS = {"train": train.command}
+COMMANDS: dict[str, Callable[..., Any]] = {"train": train.command, "boundary_ap": boundary_ap.command}
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 for name, command in COMMANDS.items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,23 +30,28 @@ class Annotation(NamedTuple):
         id: number or text.
         image_id: of its image; None where the file is about one image.
         category_id: as the file has it.
-        area: pixels, as the file states it.
+        area: pixels, exactly as the file states it.
         is_crowd: whether it outlines many objects at once.
         size_hw: (height, width) that its run lengths state.
-        packed: its segmentation, from `pack_segmentation`; empty if there is nothing inside or it is a crowd.
+        packed: its segmentation, from `pack_segmentation`; empty if there is nothing inside, or if it is a crowd and
+            those were not asked for.
     """
 
     id: int | str
     image_id: int | str | None
     category_id: Any
-    area: int | None
+    area: float | None
     is_crowd: bool
     size_hw: Size | None
     packed: bytes
 
 
-def read_annotation_file(file: Path) -> dict[str, Any]:
+def read_annotation_file(file: Path, *, crowds: bool = False) -> dict[str, Any]:
     """The content of a JSON file, where "annotations" is a list of `Annotation`.
+
+    Args:
+        file: the JSON file.
+        crowds: whether the segmentations of crowds are wanted, too.
 
     Raises:
         DataError: the file cannot be read, is no object with annotations, or one of them is malformed; names it.
@@ -53,7 +59,7 @@ def read_annotation_file(file: Path) -> dict[str, Any]:
     if file.is_file() and (size := file.stat().st_size) >= _LARGE:
         logger.info("%s: reading %d MB of annotations", file, size // 10**6)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"), object_hook=_compact)
+        content = json.loads(file.read_text(encoding="utf-8"), object_hook=partial(_compact, crowds=crowds))
     except DataError as error:
         raise DataError(f"{file}: {error}") from error
     except (OSError, ValueError, RecursionError) as error:
@@ -64,7 +70,8 @@ def read_annotation_file(file: Path) -> dict[str, Any]:
             "(COCO) or an image (SA-1B)"
         )
     try:
-        annotations = [item if isinstance(item, Annotation) else _annotation(item) for item in content["annotations"]]
+        found = content["annotations"]
+        annotations = [item if isinstance(item, Annotation) else _annotation(item, crowds) for item in found]
     except DataError as error:
         raise DataError(f"{file}: {error}") from error
     return {**content, "annotations": annotations}
@@ -113,7 +120,7 @@ def object_records(
         sizes.append(item.size_hw or stated or (0, 0))
     table = SegmentationTable(file, [item.id for item in annotations], sizes, [item.packed for item in annotations])
     return [
-        ObjectRecord(mask=Segmentation(table, row), name=name_of(item), area=item.area)
+        ObjectRecord(mask=Segmentation(table, row), name=name_of(item), area=_whole(item.area))
         for row, item in enumerate(annotations)
     ]
 
@@ -144,11 +151,15 @@ def listing(items: Sequence[object]) -> str:
     return ", ".join(str(item) for item in items[:_NAMED]) + more
 
 
-def _compact(value: dict[str, Any]) -> dict[str, Any] | Annotation:
-    return _annotation(value) if "segmentation" in value else value
+def _whole(area: float | None) -> int | None:
+    return None if area is None else max(round(area), 1 if area > 0 else 0)
 
 
-def _annotation(value: Any) -> Annotation:
+def _compact(value: dict[str, Any], *, crowds: bool) -> dict[str, Any] | Annotation:
+    return _annotation(value, crowds) if "segmentation" in value else value
+
+
+def _annotation(value: Any, crowds: bool) -> Annotation:
     if not isinstance(value, dict) or type(value.get("id")) not in (int, str):
         raise DataError(f"an annotation must have an id, a number or text, got {str(value)[:80]}")
     number, area, is_crowd = value["id"], value.get("area"), value.get("iscrowd", 0)
@@ -157,8 +168,8 @@ def _annotation(value: Any) -> Annotation:
     if area is not None and (isinstance(area, bool) or not isinstance(area, int | float) or not 0 <= area < 1e12):
         raise DataError(f"annotation {number}: area must be a number of pixels, got {area!r}")
     try:
-        packed, size_hw = (b"", None) if is_crowd else pack_segmentation(value.get("segmentation"))
+        wanted = crowds or not is_crowd
+        packed, size_hw = pack_segmentation(value.get("segmentation")) if wanted else (b"", None)
     except ValueError as error:
         raise DataError(f"annotation {number}: {error}") from error
-    area = None if area is None else max(round(area), 1 if area > 0 else 0)
     return Annotation(number, value.get("image_id"), value.get("category_id"), area, bool(is_crowd), size_hw, packed)

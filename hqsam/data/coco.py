@@ -22,8 +22,15 @@ _NO_NAMES = frozenset({"_annotations.coco", "annotations", "coco", "instances", 
 """What tools call a file or its folder whatever is in it; the folder above names the set then."""
 
 
-class _Image(NamedTuple):
-    names: tuple[str, ...]  # where it may lie, relative to the folder of images
+class ImageEntry(NamedTuple):
+    """One entry of "images".
+
+    Attributes:
+        names: where it may lie, relative to the folder of images.
+        size_hw: (height, width) as the file states it.
+    """
+
+    names: tuple[str, ...]
     size_hw: Size | None
 
 
@@ -39,7 +46,7 @@ def read_coco(file: Path, content: dict[str, Any], images: Path | None = None) -
         DataError: an id occurs twice or is unknown, a segmentation is malformed or of another size than its image, an
             image file is missing, or no object is left.
     """
-    entries = _read_images(file, content["images"])
+    entries = read_image_entries(file, content["images"])
     kept, empty = keep_objects(content["annotations"], file)
     if unknown := [item.id for item in content["annotations"] if item.image_id not in entries]:
         raise DataError(f"{file}: {len(unknown)} annotations are of images that are not listed: {listing(unknown)}")
@@ -67,10 +74,10 @@ def find_images(file: Path, names: tuple[str, ...]) -> Path:
     beside = file.absolute().parent
     bases = [beside, beside / "images", beside.parent, beside.parent / "images"]
     for base in bases:
-        if _locate(base, names):
+        if locate_image(base, names):
             return base
     inside = {sub for base in bases if base.is_dir() for sub in base.iterdir() if sub.is_dir()}
-    holders = sorted(folder for folder in inside if _locate(folder, names))
+    holders = sorted(folder for folder in inside if locate_image(folder, names))
     for found in ([folder for folder in holders if folder.name in file.stem], holders):
         if len(found) == 1:
             return found[0]
@@ -82,7 +89,7 @@ def find_images(file: Path, names: tuple[str, ...]) -> Path:
 
 def _records(
     file: Path,
-    entries: dict[int | str | None, _Image],
+    entries: dict[int | str | None, ImageEntry],
     kept: list[Annotation],
     objects: list[ObjectRecord],
     folder: Path | None,
@@ -92,11 +99,11 @@ def _records(
         of_image.setdefault(item.image_id, []).append(obj)
     order = sorted(of_image, key=lambda number: entries[number].names[0])
     folder = folder or find_images(file, entries[order[0]].names)
-    set_name = _set_name(file)
+    set_name = coco_set_name(file)
     records, missing = [], []
     for number in order:
         names = entries[number].names
-        path = _locate(folder, names)
+        path = locate_image(folder, names)
         if path is None:
             missing.append(names[0])
             continue
@@ -109,10 +116,15 @@ def _records(
     return records
 
 
-def _read_images(file: Path, images: Any) -> dict[int | str | None, _Image]:
+def read_image_entries(file: Path, images: Any) -> dict[int | str | None, ImageEntry]:
+    """The images of a file by their ids.
+
+    Raises:
+        DataError: an image without id or name, or two of one id or name.
+    """
     if not isinstance(images, list):
         raise DataError(f"{file}: images must be a list, got {type(images).__name__}")
-    entries: dict[int | str | None, _Image] = {}
+    entries: dict[int | str | None, ImageEntry] = {}
     for position, image in enumerate(images):
         number = image.get("id") if isinstance(image, dict) else None
         if type(number) not in (int, str):
@@ -122,7 +134,7 @@ def _read_images(file: Path, images: Any) -> dict[int | str | None, _Image]:
         names = _image_names(image)
         if not names:
             raise DataError(f"{file}: image {number} has neither file_name nor coco_url")
-        entries[number] = _Image(names, stated_size(image, f"{file}: image {number}"))
+        entries[number] = ImageEntry(names, stated_size(image, f"{file}: image {number}"))
     if twice := [name for name, count in Counter(entry.names[0] for entry in entries.values()).items() if count > 1]:
         raise DataError(f"{file} lists {len(twice)} images more than once: {listing(sorted(twice))}")
     return entries
@@ -145,11 +157,13 @@ def _category_names(categories: Any) -> dict[Any, str]:
     return {item["id"]: str(item.get("name", "")) for item in known}
 
 
-def _locate(folder: Path, names: tuple[str, ...]) -> Path | None:
+def locate_image(folder: Path, names: tuple[str, ...]) -> Path | None:
+    """The first of these names that is a file below the folder."""
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
-def _set_name(file: Path) -> str:
+def coco_set_name(file: Path) -> str:
+    """What a set is called after its file, or after a folder above one that tools always call the same."""
     absolute = file.absolute()
     candidates = [absolute.stem, *(folder.name for folder in absolute.parents if folder.name)]
     return next((name for name in candidates if name not in _NO_NAMES), absolute.stem)

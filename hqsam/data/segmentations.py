@@ -17,7 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hqsam.errors import DataError
-from hqsam.rle import compress_runs, decode_polygons, decode_rle, is_run_text
+from hqsam.rle import (
+    Rle,
+    checked_rle,
+    compress_runs,
+    decode_polygons,
+    decode_rle,
+    is_run_text,
+    polygons_rle,
+)
 
 _RUNS, _HUNDREDTHS, _DOUBLES = b"R", b"H", b"D"
 _AT_MOST_ONE_RUN = re.compile(rb"(?:[P-o]*[0-O])?")
@@ -142,6 +150,20 @@ def pack_segmentation(value: Any) -> tuple[bytes, tuple[int, int] | None]:
     return _pack_polygons(value), None
 
 
+def packed_rle(packed: bytes, size_hw: tuple[int, int]) -> Rle:
+    """Run lengths of what `pack_segmentation` returned.
+
+    Raises:
+        ValueError: run lengths that do not fill the image.
+    """
+    height, width = size_hw
+    if not packed:
+        return Rle(size=[height, width], counts=compress_runs([height * width], height, width))
+    if packed[:1] == _RUNS:
+        return checked_rle(packed[1:], height, width)
+    return polygons_rle(_unpack_polygons(packed), height, width)
+
+
 def _pack_runs(value: dict[str, Any]) -> tuple[bytes, tuple[int, int]]:
     try:
         height, width = (int(side) for side in value["size"])
@@ -182,12 +204,14 @@ def _pack_polygons(polygons: list[Any]) -> bytes:
 
 
 def _draw(data: bytes, size_hw: tuple[int, int]) -> NDArray[np.bool_]:
-    kind = data[:1]
-    if kind == _RUNS:
+    if data[:1] == _RUNS:
         return decode_rle({"size": size_hw, "counts": data[1:]})
+    return decode_polygons(_unpack_polygons(data), *size_hw)
+
+
+def _unpack_polygons(data: bytes) -> list[list[float]]:
     (count,) = struct.unpack_from("<I", data, 1)
     lengths = struct.unpack_from(f"<{count}I", data, 5)
-    values = np.frombuffer(data, dtype="<u2" if kind == _HUNDREDTHS else "<f8", offset=5 + 4 * count)
-    corners = values / 100 if kind == _HUNDREDTHS else values
-    polygons = [part.tolist() for part in np.split(corners, np.cumsum(lengths)[:-1])]
-    return decode_polygons(polygons, *size_hw)
+    values = np.frombuffer(data, dtype="<u2" if data[:1] == _HUNDREDTHS else "<f8", offset=5 + 4 * count)
+    corners = values / 100 if data[:1] == _HUNDREDTHS else values
+    return [part.tolist() for part in np.split(corners, np.cumsum(lengths)[:-1])]

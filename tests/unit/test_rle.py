@@ -6,7 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from hqsam.rle import compress_runs, decode_polygons, decode_rle, encode_rle, read_runs, rle_area, rle_box
+from hqsam.rle import (
+    compress_runs,
+    decode_polygons,
+    decode_rle,
+    encode_masks,
+    encode_rle,
+    encode_window,
+    read_runs,
+    rle_area,
+    rle_box,
+)
 
 MASKS = arrays.arrays(bool, arrays.array_shapes(min_dims=2, max_dims=2, max_side=12))
 
@@ -73,3 +83,22 @@ def test_polygons_are_drawn_as_one() -> None:
     np.testing.assert_array_equal(
         mask.astype(int), [[1, 1, 0, 0, 0, 0], [1, 1, 0, 1, 1, 0], [0, 0, 0, 1, 1, 0], [0] * 6]
     )
+
+
+@pytest.mark.parametrize("shape", [(7, 9), (1, 5), (6, 1), (1, 1), (40, 31)])
+def test_masks_encoded_in_their_box_are_those_of_the_whole(shape: tuple[int, int]) -> None:
+    generator = np.random.default_rng(0)
+    masks = [generator.random(shape) < share for share in (0.0, 0.1, 0.5, 0.9, 1.0) for _ in range(8)]
+    for _ in range(20):  # rectangles, touching the border or not
+        mask = np.zeros(shape, dtype=bool)
+        (y0, y1), (x0, x1) = (np.sort(generator.integers(0, side + 1, 2)) for side in shape)
+        mask[y0:y1, x0:x1] = True
+        masks.append(mask)
+    for mask, rle in zip(masks, encode_masks(np.stack(masks)), strict=True):
+        assert rle == encode_rle(mask)
+
+
+def test_a_window_outside_its_image() -> None:
+    for x, y in ((-1, 0), (0, -1), (3, 0), (0, 4)):
+        with pytest.raises(ValueError, match="not within 5 x 4"):
+            encode_window(np.ones((2, 2), dtype=bool), x, y, (5, 4))

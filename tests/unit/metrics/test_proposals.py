@@ -1,0 +1,73 @@
+"""Average recall is pycocotools', though most proposals are never shown to it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hqsam.metrics.instance_records import InstanceRecord, InstanceTruth, TrueImage, TrueInstance
+from hqsam.metrics.proposals import ProposalScores
+from hqsam.rle import encode_rle
+from tests.unit.metrics.instance_cases import coco_results, pycocotools_stats, random_set, with_one_category
+
+
+def recall_of_pycocotools(
+    truth: InstanceTruth, records: list[InstanceRecord], column: str, limits: tuple[int, ...]
+) -> dict[str, float]:
+    one, found = with_one_category(truth, records)
+    recall = pycocotools_stats(one, coco_results(found, column, "iou"), limits).eval["recall"]  # (T, K, A, M)
+    means = {}
+    for m, limit in enumerate(limits):
+        for a, size in enumerate(("", "s", "m", "l")):
+            values = recall[:, :, a, m]
+            if (values > -1).any():
+                means[f"ar{limit}{size}"] = 100.0 * np.mean(values[values > -1])
+    return means
+
+
+@pytest.mark.parametrize("block", range(5))
+def test_recall_is_that_of_pycocotools(block: int) -> None:
+    for seed in range(30 * block, 30 * block + 30):
+        truth, records = random_set(seed)
+        limits = ((1, 3, 1000), (2, 5), (10, 100, 1000))[seed % 3]
+        scores = ProposalScores({"set": truth}, limits=limits)
+        scores.merge([records])
+        found = scores.compute()["set"]
+        for column in ("sam", "sum"):
+            expected = recall_of_pycocotools(truth, records, column, limits)
+            assert {name: value for name, value in found[column].items() if name.startswith("ar")} == expected, seed
+
+
+def test_recall_by_frequency_is_that_of_their_instances_alone() -> None:
+    for seed in range(40):
+        truth, records = random_set(seed, lvis=True)
+        scores = ProposalScores({"set": truth})
+        scores.merge([records])
+        found = scores.compute()["set"]["sum"]
+        for letter in "rcf":
+            kept = tuple(item for item in truth.instances if truth.categories[item.category] == letter)
+            alone = InstanceTruth(truth.images, truth.categories, kept)
+            expected = recall_of_pycocotools(alone, records, "sum", (10, 100, 1000))
+            for limit in (10, 100, 1000):
+                assert found.get(f"ar{limit}{letter}") == expected.get(f"ar{limit}"), seed
+
+
+def test_the_thousandth_proposal_counts_and_the_next_does_not() -> None:
+    square = np.zeros((12, 12), dtype=bool)
+    square[2:8, 2:8] = True
+    truth = InstanceTruth({1: TrueImage((12, 12))}, {4: ""}, (TrueInstance(1, 4, encode_rle(square), 36.0),))
+    for position, expected in ((999, 100.0), (1000, 0.0)):
+        masks = [encode_rle(~square)] * 1001
+        masks[position] = encode_rle(square)
+        record = InstanceRecord("set", 1, [0] * 1001, [0.5] * 1001, {"sam": [0.5] * 1001}, {"sam": masks})
+        scores = ProposalScores({"set": truth})
+        scores.update(record)
+        found = scores.compute()["set"]["sam"]
+        assert found["ar1000"] == expected and found["ar100"] == 0.0 and found["n"] == 1
+
+
+def test_wrong_options() -> None:
+    truth, _ = random_set(1)
+    for wrong in ({"score": "area"}, {"limits": ()}, {"limits": (0, 10)}):
+        with pytest.raises(ValueError, match="limits are positive"):
+            ProposalScores({"set": truth}, **wrong)  # type: ignore[arg-type]
