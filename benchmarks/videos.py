@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from hqsam.data.video_opening import open_videos
 from hqsam.engine.allocator import keep_freed_memory
-from hqsam.engine.eval_video import VideoOptions, VideoPrompts, VideoTask, WatchedFrame
+from hqsam.engine.evaluation.video import VideoOptions, VideoPrompts, VideoTask, WatchedFrame
 from hqsam.features import PredictorFeatures, image_hash
 from hqsam.images import write_image
 from hqsam.metrics.davis import DavisRecord, DavisScores

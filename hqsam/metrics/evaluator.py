@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, TypeVar
+
+SetScores = dict[str, dict[str, float]]
+"""Column ("sam", "hq", "sum") -> metric -> number: in percent where it is a share; counts: "n", "n_..."."""
+COLUMNS = ("sam", "hq", "sum")
 
 Sample = TypeVar("Sample", contravariant=True)
 State = TypeVar("State")
@@ -26,3 +31,23 @@ class Evaluator(Protocol[Sample, State]):
 
     def compute(self) -> Any:
         """The numbers; calling it does not change the evaluator."""
+
+
+def is_count(metric: str) -> bool:
+    """Whether a metric counts things: over sets it is added up, and tables show "n" alone."""
+    return metric == "n" or metric.startswith("n_")
+
+
+def mean_of_sets(sets: Mapping[str, SetScores]) -> SetScores:
+    """Mean over sets, each with the same weight however many objects it has; of a metric over those that define it.
+
+    Counts are added up.
+    """
+    means: SetScores = {}
+    for column in COLUMNS:
+        rows = [scores[column] for scores in sets.values() if column in scores]
+        for name in dict.fromkeys(name for row in rows for name in row):
+            values = [row[name] for row in rows if name in row]
+            mean = sum(values) if is_count(name) else math.fsum(values) / len(values)
+            means.setdefault(column, {})[name] = mean
+    return means

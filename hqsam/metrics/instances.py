@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -182,21 +181,6 @@ class InstanceScores(RecordStore):
             }
             for column in columns
         }
-
-
-def mean_of_instance_sets(sets: Mapping[str, Scores]) -> Scores:
-    """Mean over sets, every set with the same weight (SegInW); of a metric over the sets that define it.
-
-    Counts, whose names begin with "n", are added up.
-    """
-    means: Scores = {}
-    for column in COLUMNS:
-        rows = [scores[column] for scores in sets.values() if column in scores]
-        for name in dict.fromkeys(name for row in rows for name in row):
-            values = [row[name] for row in rows if name in row]
-            mean = sum(values) if name.startswith("n") else math.fsum(values) / len(values)
-            means.setdefault(column, {})[name] = mean
-    return means
 
 
 def make_matchings(

@@ -11,10 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hqsam.metrics.boundary import DILATION_RATIO, boundary_region
+from hqsam.metrics.evaluator import SetScores
 from hqsam.metrics.iou import check_pair, mask_iou
-
-SetScores = dict[str, dict[str, float]]
-"""Column ("sam", "hq", "sum") -> {"miou": percent, "mbiou": percent, "n": objects}."""
 
 
 class MaskSample(NamedTuple):
@@ -139,20 +137,6 @@ def mean_of_records(records: list[MaskRecord]) -> SetScores:
         }
         for column in (records[0].miou if records else ())
     }
-
-
-def mean_of_sets(sets: Mapping[str, SetScores]) -> SetScores:
-    """Mean over sets, every set with the same weight however many objects it has; "n" is the number of objects."""
-    columns = {column for scores in sets.values() for column in scores}
-    means: SetScores = {}
-    for column in sorted(columns, key=("sam", "hq", "sum").index):
-        rows = [scores[column] for scores in sets.values() if column in scores]
-        means[column] = {
-            "miou": math.fsum(row["miou"] for row in rows) / len(rows),
-            "mbiou": math.fsum(row["mbiou"] for row in rows) / len(rows),
-            "n": sum(row["n"] for row in rows),
-        }
-    return means
 
 
 def _percent(values: list[float]) -> float:

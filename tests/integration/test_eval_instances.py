@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hqsam.engine import eval_instances
-from hqsam.engine.eval_instances import InstanceOptions, InstanceTask, choose_columns, open_instance_task
+from hqsam.engine.evaluation import instances as eval_instances
+from hqsam.engine.evaluation.instances import InstanceOptions, InstanceTask, choose_columns, open_instance_task
 from hqsam.errors import DataError
 from hqsam.images import write_image
 from hqsam.metrics import InstanceRecord, InstanceScores

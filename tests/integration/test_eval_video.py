@@ -21,9 +21,9 @@ from hqsam.boxes import mask_to_box
 from hqsam.data.davis import read_davis, read_video_pack
 from hqsam.data.videos import VideoSet, load_frame_masks
 from hqsam.data.youtube_vis import read_youtube_vis
-from hqsam.engine import eval_video
-from hqsam.engine.eval_video import VideoOptions, VideoTask
-from hqsam.engine.eval_video_prompts import inner_point
+from hqsam.engine.evaluation import video as eval_video
+from hqsam.engine.evaluation.video import VideoOptions, VideoTask
+from hqsam.engine.evaluation.video_prompts import inner_point
 from hqsam.errors import DataError
 from hqsam.images import read_image
 from hqsam.metrics.davis import DavisRecord, DavisScores, contour_accuracy

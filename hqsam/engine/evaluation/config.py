@@ -59,8 +59,37 @@ class EvalDataConfig:
 
 
 @dataclass(kw_only=True)
+class InstanceConfig:
+    """Of `task=instances`: boxes of a detector, one mask for each, AP and boundary AP."""
+
+    boxes: str | None = setting(None, "JSON of a detector's boxes (a folder for a group of sets); null: true boxes")
+    top_k: int | None = setting(None, "only the best boxes of each image; null: all", at_least=1)
+    max_images: int | None = setting(None, "only the first images of each set; null: all", at_least=1)
+    score: Literal["box", "iou", "product"] = setting("box", "box: the detector's; iou: SAM's predicted IoU; product")
+    rules: Literal["auto", "coco", "lvis"] = setting("auto", "auto: those of the named set, coco for a file")
+    class_agnostic: bool | None = setting(None, "true: classes are not looked at; null: as the named set has it")
+    metrics: list[str] = setting(["ap", "ap_b", "ap_b_strict"], "of ap, ap_b, ap_b_strict")
+
+
+@dataclass(kw_only=True)
+class VideoConfig:
+    """Of `task=video`: J and F, or Tube Mask AP and Tube Boundary AP."""
+
+    prompts: Literal["truth_boxes", "boxes", "propagate"] = setting(
+        "truth_boxes", "truth_boxes; boxes: of another model; propagate: a baseline from the first true mask"
+    )
+    boxes: str | None = setting(None, "JSON of boxes and associations, or folder of label maps")
+    frames: Literal["inner", "all"] = setting("inner", "which frames J and F count; inner: not the first and last")
+    step: int = setting(1, "every how many frames; other than 1: no benchmark numbers", at_least=1)
+    margin: float = setting(0.05, "propagate: how far boxes are widened, share of a side", at_least=0, at_most=1)
+    point: bool = setting(True, "propagate: a point inside the last mask beside its box")
+
+
+@dataclass(kw_only=True)
 class EvalConfig:
     """An evaluation run."""
+
+    task: Literal["masks", "instances", "video"] = setting("masks", "what is measured, see docs/evaluation.md")
 
     output_dir: str = setting(
         MISSING, "run folder: results.json results.md records.jsonl timing.json plots/ gallery.html"
@@ -76,3 +105,5 @@ class EvalConfig:
     plots: int = setting(8, "pictures of the worst cases, of HQ's gains over SAM and of its losses, each", at_least=0)
     model: EvalModelConfig = field(default_factory=EvalModelConfig)
     data: EvalDataConfig = field(default_factory=EvalDataConfig)
+    instances: InstanceConfig = field(default_factory=InstanceConfig)
+    video: VideoConfig = field(default_factory=VideoConfig)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hqsam.checkpoints import atomic_path
 from hqsam.engine.evaluation.report import COLUMN_TITLES, EvalResult, metric_title, short_protocol
-from hqsam.metrics.mask_scores import SetScores
+from hqsam.metrics.evaluator import SetScores, is_count
 
 _QUALITY = 88
 """Of the JPEG files inside the page."""
@@ -65,7 +65,7 @@ def write_gallery(path: Path, result: EvalResult, sections: Mapping[str, Sequenc
 def _table(result: EvalResult) -> list[str]:
     rows: dict[str, SetScores] = {**result.sets, "mean over sets": result.mean, **result.slices}
     cells = [values for scores in rows.values() for values in scores.values()]
-    metrics = list(dict.fromkeys(metric for values in cells for metric in values if metric != "n"))
+    metrics = list(dict.fromkeys(metric for values in cells for metric in values if not is_count(metric)))
     heads = ["objects", *map(metric_title, metrics)]
     lines = ["<table><tr><th>set</th><th>masks</th>" + "".join(f'<th class="number">{h}</th>' for h in heads) + "</tr>"]
     for name, scores in rows.items():

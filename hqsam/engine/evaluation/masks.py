@@ -22,7 +22,8 @@ from hqsam.engine.evaluation.task import Outcome, ScorePool
 from hqsam.errors import DataError
 from hqsam.images import read_image
 from hqsam.metrics import MaskRecord, MaskSample, MaskScores, score_masks
-from hqsam.metrics.mask_scores import mean_of_records, mean_of_sets
+from hqsam.metrics.evaluator import mean_of_sets
+from hqsam.metrics.mask_scores import mean_of_records
 from hqsam.models import Sam
 from hqsam.segmentation import GPU_BATCH
 

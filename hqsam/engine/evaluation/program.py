@@ -9,15 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from hqsam.data import ImageRecord, open_dataset
 from hqsam.engine.allocator import keep_freed_memory
 from hqsam.engine.config import describe_settings, load_config
 from hqsam.engine.distributed import World, configure_logging, join_world
-from hqsam.engine.evaluation.config import EvalConfig, EvalOptions
-from hqsam.engine.evaluation.masks import MaskTask
+from hqsam.engine.evaluation.config import EvalConfig
+from hqsam.engine.evaluation.opening import open_task
 from hqsam.engine.evaluation.report import EvalResult, format_markdown, write_report
 from hqsam.engine.evaluation.runner import EvaluationStopped, RunOptions, run_task
-from hqsam.engine.evaluation.showing import show_masks
 from hqsam.engine.signals import STOPPED, StopSignals
 from hqsam.errors import ConfigError, HqsamError
 from hqsam.features import model_fingerprint
@@ -45,13 +43,14 @@ def run(config: EvalConfig, world: World | None = None, signals: StopSignals | N
         EvaluationStopped: a signal came, to this process or another.
     """
     world = world or World()
-    records = _open_sets(config)
+    if not config.data.sets:
+        raise ConfigError("data.sets is empty: name at least one data set, folder or index.json pack")
     with _as_config_error():
         name, checkpoint = config.model.name, config.model.checkpoint
         if checkpoint is None and "." not in name:
             checkpoint = "pretrained"
         model = _open_model(config, name, checkpoint, world)
-        task = MaskTask(model, records, _options(config))
+        task, show = open_task(config, model)
     folder = Path(config.output_dir)
     options = RunOptions(
         workers=config.data.workers,
@@ -59,40 +58,20 @@ def run(config: EvalConfig, world: World | None = None, signals: StopSignals | N
         stop=lambda: signals is not None and signals.received,
         kept=folder / "partial",
         identity={"weights": model_fingerprint(model)},
-        title="evaluation, images",
+        title=f"evaluation, {config.task}",
     )
     result, timing = run_task(task, world, options)
     result.protocol["model"] = {"name": name, "checkpoint": checkpoint or name, **result.protocol["model"]}
     result.protocol["data"] = list(config.data.sets)
     if world.is_main:
         write_report(result, folder, timing.as_dict())
-        show_masks(task, result, config.plots, folder)
+        show(result, folder)
     return result
 
 
 def _open_model(config: EvalConfig, name: str, checkpoint: str | None, world: World) -> Sam:
     dtype: Literal["auto"] | None = "auto" if config.model.dtype == "auto" else None
     return create_model(name, checkpoint, device=world.device, dtype=dtype).eval()
-
-
-def _options(config: EvalConfig) -> EvalOptions:
-    return EvalOptions(
-        protocol=config.protocol,
-        refine=None if config.refine == "none" else config.refine,
-        prompts=config.prompts,
-        columns=tuple(config.columns),  # type: ignore[arg-type]
-        max_per_source=config.data.max_per_source,
-        dilation_ratio=config.dilation_ratio,
-        workers=config.data.workers,
-        batch_size=config.data.batch_size,
-    )
-
-
-def _open_sets(config: EvalConfig) -> list[ImageRecord]:
-    if not config.data.sets:
-        raise ConfigError("data.sets is empty: name at least one data set, folder or index.json pack")
-    root = None if config.data.root is None else Path(config.data.root)
-    return [record for name in config.data.sets for record in open_dataset(name, root=root)]
 
 
 @contextmanager

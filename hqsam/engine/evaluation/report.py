@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hqsam.checkpoints import atomic_path
-from hqsam.metrics.mask_scores import SetScores
+from hqsam.metrics.evaluator import SetScores, is_count
 
 COLUMN_TITLES = {"sam": "SAM", "hq": "HQ", "sum": "SAM+HQ"}
 METRIC_TITLES = {"miou": "mIoU", "mbiou": "mBIoU", "n": "objects"}
@@ -94,7 +94,7 @@ def metric_title(name: str) -> str:
 def _table(rows: Mapping[str, SetScores], label: str) -> list[str]:
     columns = list(dict.fromkeys(column for scores in rows.values() for column in scores))
     cells = [values for scores in rows.values() for values in scores.values()]
-    metrics = list(dict.fromkeys(metric for values in cells for metric in values if metric != "n"))
+    metrics = list(dict.fromkeys(metric for values in cells for metric in values if not is_count(metric)))
     if len(metrics) <= _WIDE:
         heads = [f"{COLUMN_TITLES[column]} {metric_title(metric)}" for column in columns for metric in metrics]
         body = [
@@ -126,10 +126,9 @@ def _number(values: Mapping[str, float], metric: str) -> str:
 
 def short_protocol(protocol: Mapping[str, Any]) -> str:
     """The protocol in a few words, to stand beside a number."""
-    return (
-        f"{protocol['name']}, {protocol['prompt']}, {protocol['resolution']} px, "
-        f"ring {100 * protocol['dilation_ratio']:g} %"
-    )
+    words = [protocol["name"], *([protocol["prompt"]] if "prompt" in protocol else []), f"{protocol['resolution']} px"]
+    ring = [f"ring {100 * protocol['dilation_ratio']:g} %"] if "dilation_ratio" in protocol else []
+    return ", ".join([*words, *ring])
 
 
 def _bullets(values: Mapping[str, Any], indent: str = "") -> list[str]:

@@ -10,9 +10,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from hqsam.metrics.evaluator import mean_of_sets
 from hqsam.metrics.instance_overlaps import LOWEST, METRICS, overlaps_of_columns
 from hqsam.metrics.instance_records import InstanceRecord, InstanceTruth, TrueImage, TrueInstance
-from hqsam.metrics.instances import InstanceScores, make_matchings, mean_of_instance_sets
+from hqsam.metrics.instances import InstanceScores, make_matchings
 from hqsam.rle import decode_rle, encode_rle
 from tests.unit.metrics.instance_cases import (
     COLUMNS,
@@ -367,5 +368,5 @@ def test_the_mean_over_sets_leaves_out_what_a_set_does_not_define() -> None:
         "a": {"sam": {"ap": 10.0, "aps": 4.0, "n": 3}, "hq": {"ap": 30.0, "n": 3}},
         "b": {"sam": {"ap": 20.0, "n": 5}, "hq": {"ap": 50.0, "n": 5}},
     }
-    assert mean_of_instance_sets(sets) == {"sam": {"ap": 15.0, "aps": 4.0, "n": 8}, "hq": {"ap": 40.0, "n": 8}}
-    assert mean_of_instance_sets({}) == {}
+    assert mean_of_sets(sets) == {"sam": {"ap": 15.0, "aps": 4.0, "n": 8}, "hq": {"ap": 40.0, "n": 8}}
+    assert mean_of_sets({}) == {}

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hqsam.metrics import MaskRecord, MaskSample, MaskScores, boundary_iou, mask_iou, score_masks
-from hqsam.metrics.mask_scores import mean_of_records, mean_of_sets
+from hqsam.metrics.evaluator import mean_of_sets
+from hqsam.metrics.mask_scores import mean_of_records
 
 
 def samples(count: int = 11) -> list[MaskSample]:

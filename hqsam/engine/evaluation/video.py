@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from hqsam.data.video_boxes import BoxTrack, read_video_boxes
 from hqsam.data.videos import VideoRecord, VideoSet, check_frame, every_nth_frame, load_frame_masks
-from hqsam.engine.eval_video_prompts import GivenBoxes, Mask, Prompted, Prompter, Propagate, TruthBoxes
+from hqsam.engine.evaluation.video_prompts import GivenBoxes, Mask, Prompted, Prompter, Propagate, TruthBoxes
 from hqsam.errors import DataError
 from hqsam.images import read_image
 from hqsam.metrics.boundary import DILATION_RATIO

@@ -1,0 +1,115 @@
+"""Tasks whose items the model gets one at a time, and whose numbers come from one evaluator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, Protocol
+
+from hqsam.engine.evaluation.masks import describe_model
+from hqsam.engine.evaluation.report import EvalResult
+from hqsam.engine.evaluation.task import Item, Loaded, Outcome, R, ScorePool
+from hqsam.errors import DataError
+from hqsam.metrics.evaluator import SetScores, mean_of_sets
+from hqsam.models import Sam
+
+
+class Keyed(Protocol):
+    """An item that knows its name."""
+
+    @property
+    def key(self) -> str:
+        """Unlike that of any other item."""
+
+
+class Scores(Protocol[R]):
+    """An evaluator (see `hqsam.metrics.Evaluator`) of sets and columns."""
+
+    def merge(self, states: list[list[R]]) -> None:
+        """Add records."""
+
+    def state(self) -> list[R]:
+        """All records, sorted."""
+
+    def compute(self) -> Mapping[str, SetScores]:
+        """Set -> column -> metric."""
+
+
+class SingleItems(Protocol[Item, Loaded, R]):
+    """What is wrapped: `InstanceTask`, `VideoTask` and others."""
+
+    @property
+    def items(self) -> Sequence[Item]:
+        """What there is to evaluate."""
+
+    @property
+    def evaluator(self) -> Scores[R]:
+        """Empty."""
+
+    def load(self, item: Item) -> Loaded:
+        """Read what an item needs."""
+
+    def run(self, item: Item, loaded: Loaded) -> Sequence[R]:
+        """The records of an item."""
+
+    def describe(self) -> dict[str, Any]:
+        """The protocol."""
+
+
+class OneByOne(Generic[Item, Loaded, R]):
+    """A task (see `Task`) around one whose items are done one at a time.
+
+    Args:
+        inner: the task.
+        model: that it runs, for the protocol.
+        name: of the protocol, where the task does not say it.
+        title: what is measured, for the heading of the report.
+        make_record: a record from the keywords that its `as_dict` gave.
+    """
+
+    batch_size = 1
+
+    def __init__(
+        self, inner: SingleItems[Item, Loaded, R], model: Sam, *, name: str, title: str, make_record: Callable[..., R]
+    ) -> None:
+        self.inner = inner
+        self.model = model
+        self.name = name
+        self.title = title
+        self._make_record = make_record
+
+    @property
+    def items(self) -> Sequence[Item]:
+        """See `Task`."""
+        return self.inner.items
+
+    def key(self, item: Keyed) -> str:
+        """See `Task`."""
+        return item.key
+
+    def load(self, item: Item) -> Loaded:
+        """See `Task`."""
+        return self.inner.load(item)
+
+    def run(self, group: Sequence[tuple[Item, Loaded]], pool: ScorePool) -> list[Outcome[R]]:
+        """See `Task`."""
+        return [Outcome(self.inner.run(item, loaded)) for item, loaded in group]
+
+    def parse(self, entry: dict[str, Any]) -> R:
+        """See `Task`."""
+        return self._make_record(**entry)
+
+    def describe(self) -> dict[str, Any]:
+        """See `Task`."""
+        return {"name": self.name, **self.inner.describe(), **describe_model(self.model)}
+
+    def summarise(self, records: Sequence[R], left_out: Sequence[str]) -> EvalResult:
+        """See `Task`."""
+        if not records:
+            raise DataError("nothing to score: there is no item")
+        self.inner.evaluator.merge([list(records)])
+        sets = dict(self.inner.evaluator.compute())
+        if not any(sets.values()):
+            raise DataError("nothing to score: no set has a mask and a truth to compare")
+        return EvalResult(
+            sets, mean_of_sets(sets), self.describe(), records=self.inner.evaluator.state(), title=self.title
+        )

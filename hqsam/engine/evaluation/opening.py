@@ -1,0 +1,104 @@
+"""From a configuration to the task that it asks for, and to what shows the results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hqsam.data import ImageRecord, open_dataset, open_videos
+from hqsam.engine.evaluation.config import EvalConfig, EvalOptions
+from hqsam.engine.evaluation.instances import InstanceOptions, open_instance_task
+from hqsam.engine.evaluation.masks import MaskTask
+from hqsam.engine.evaluation.one_by_one import OneByOne
+from hqsam.engine.evaluation.report import EvalResult
+from hqsam.engine.evaluation.showing import show_masks
+from hqsam.engine.evaluation.task import Task
+from hqsam.engine.evaluation.video import VideoOptions, VideoTask
+from hqsam.errors import ConfigError
+from hqsam.metrics import DavisRecord, InstanceRecord, TubeRecord
+from hqsam.models import Sam
+
+AnyTask = Task[Any, Any, Any]
+Show = Callable[[EvalResult, Path], None]
+"""Writes plots and pictures of a result into its run folder."""
+
+
+def open_task(config: EvalConfig, model: Sam) -> tuple[AnyTask, Show]:
+    """The task of a configuration, and what shows its results.
+
+    Raises:
+        DataError: data sets are missing or unusable.
+        ValueError: the model cannot give what is asked for.
+    """
+    if config.task != "masks":
+        masks_alone = {"protocol": "predictor", "refine": "none"}
+        if odd := [key for key, value in masks_alone.items() if getattr(config, key) != value]:
+            raise ConfigError(f"{', '.join(odd)} belong to task=masks, not to task={config.task}")
+    return {"masks": _masks, "instances": _instances, "video": _video}[config.task](config, model)
+
+
+def _masks(config: EvalConfig, model: Sam) -> tuple[AnyTask, Show]:
+    options = EvalOptions(
+        protocol=config.protocol,
+        refine=None if config.refine == "none" else config.refine,
+        prompts=config.prompts,
+        columns=tuple(config.columns),  # type: ignore[arg-type]
+        max_per_source=config.data.max_per_source,
+        dilation_ratio=config.dilation_ratio,
+        workers=config.data.workers,
+        batch_size=config.data.batch_size,
+    )
+    records: list[ImageRecord] = [r for name in config.data.sets for r in open_dataset(name, root=_root(config))]
+    task = MaskTask(model, records, options)
+    return task, lambda result, folder: show_masks(task, result, config.plots, folder)
+
+
+def _instances(config: EvalConfig, model: Sam) -> tuple[AnyTask, Show]:
+    keys = config.instances
+    options = InstanceOptions(
+        columns=tuple(config.columns),  # type: ignore[arg-type]
+        top_k=keys.top_k,
+        max_images=keys.max_images,
+        score=keys.score,
+        rules=None if keys.rules == "auto" else keys.rules,
+        class_agnostic=keys.class_agnostic,
+        metrics=tuple(keys.metrics),
+    )
+    inner = open_instance_task(model, _only_set(config), keys.boxes, options, root=_root(config))
+    title = "instance AP and boundary AP in percent"
+    return OneByOne(inner, model, name="instances", title=title, make_record=InstanceRecord), _show_nothing
+
+
+def _video(config: EvalConfig, model: Sam) -> tuple[AnyTask, Show]:
+    keys = config.video
+    options = VideoOptions(
+        prompts=keys.prompts,
+        boxes=None if keys.boxes is None else Path(keys.boxes),
+        columns=tuple(config.columns),  # type: ignore[arg-type]
+        frames=keys.frames,
+        step=keys.step,
+        margin=keys.margin,
+        point=keys.point,
+        dilation_ratio=config.dilation_ratio,
+    )
+    inner = VideoTask(model, open_videos(_only_set(config), root=_root(config)), options)
+    if inner.has_classes:
+        title, make_record = "Tube Mask AP and Tube Boundary AP in percent", TubeRecord
+    else:
+        title, make_record = "J and F in percent", DavisRecord  # type: ignore[assignment]
+    return OneByOne(inner, model, name="video", title=title, make_record=make_record), _show_nothing
+
+
+def _show_nothing(result: EvalResult, folder: Path) -> None:
+    """For tasks whose numbers say it all."""
+
+
+def _only_set(config: EvalConfig) -> str:
+    if len(config.data.sets) != 1:
+        raise ConfigError(f"task={config.task} takes one data set at a time, got data.sets={config.data.sets}")
+    return config.data.sets[0]
+
+
+def _root(config: EvalConfig) -> Path | None:
+    return None if config.data.root is None else Path(config.data.root)

@@ -1,0 +1,133 @@
+"""The tasks of `evaluate.py` beside masks, on generated stand-ins with a small random model."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hqsam.checkpoints import save_checkpoint
+from hqsam.engine.evaluation import main
+from hqsam.engine.evaluation.one_by_one import OneByOne
+from hqsam.registry import create_model
+from tests.helpers import fill_parameters
+from tests.integration.forked import start_group
+from tests.integration.test_eval_instances import write_set
+from tests.unit.data.video_sets import write_davis, write_youtube_vis
+
+METRICS = {
+    "instances": {"ap", "ap50", "ap75", "ap_b", "ap_b_strict", "n", "n_images"},
+    "davis": {"jf", "j", "f", "j_recall", "f_decay", "n"},
+    "tubes": {"ap", "ap50", "ar1", "ar10", "ap_b", "n", "n_videos"},
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three sets below one folder, a model, and a configuration for each."""
+    folder = tmp_path_factory.mktemp("data")
+    write_set(folder)
+    write_davis(folder / "DAVIS", 2017, {"swan": 4, "dog": 3, "cow": 3})
+    tubes = write_youtube_vis(folder / "vis")
+    model = create_model("hq_test_vit", device="cpu")
+    fill_parameters(model, seed=5)
+    save_checkpoint(model, folder / "tiny.safetensors")
+    for name, task, data in (
+        ("instances", "instances", "coco_val2017"),
+        ("davis", "video", "davis2017_val"),
+        ("tubes", "video", str(tubes)),
+    ):
+        (folder / f"{name}.yaml").write_text(
+            f"{{task: {task}, device: cpu, data: {{sets: ['{data}'], root: '{folder}', workers: 1}},"
+            f" model: {{name: hq_test_vit, checkpoint: '{folder / 'tiny.safetensors'}'}}}}"
+        )
+    return folder
+
+
+def evaluate(root: Path, name: str, run: Path, *more: str) -> int:
+    return main([str(root / f"{name}.yaml"), f"output_dir={run}", *more])
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_run_folder(root: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate(root, name, tmp_path / "run") == 0
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert list(results["mean"]) == ["sam", "hq", "sum"]
+    assert METRICS[name] <= set(results["mean"]["sum"])
+    assert results["protocol"]["model"]["name"] == "hq_test_vit"
+    assert {"name", "resolution", "versions"} <= set(results["protocol"])
+    table = capsys.readouterr().out
+    assert "nan" not in table.lower().replace("nanmean", "") and "| SAM+HQ |" in table
+    lines = (tmp_path / "run/records.jsonl").read_text().splitlines()
+    assert len(lines) == len(set(lines)) >= 2
+    assert not (tmp_path / "run/partial").exists()
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_broken_off_one_goes_on(root: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records that come back from their file give the same numbers to the last bit."""
+    assert evaluate(root, name, tmp_path / "whole") == 0
+    run, items = OneByOne.run, []
+
+    def run_and_signal(self: Any, group: Any, pool: Any) -> Any:
+        items.append(self.key(group[0][0]))
+        if len(items) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return run(self, group, pool)
+
+    monkeypatch.setattr(OneByOne, "run", run_and_signal)
+    assert evaluate(root, name, tmp_path / "run") == 143
+    assert evaluate(root, name, tmp_path / "run") == 0
+    assert len(items) == len(set(items))
+    for file in ("results.json", "records.jsonl"):
+        assert (tmp_path / "run" / file).read_text() == (tmp_path / "whole" / file).read_text()
+
+
+def evaluate_in_group(rank: int, root: Path, name: str, run: Path) -> None:
+    assert evaluate(root, name, run) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 3])
+def test_processes_agree(root: Path, tmp_path: Path, size: int) -> None:
+    """Three images divide by three, not by two; three videos the same."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the processes below
+    try:
+        for name in METRICS:
+            assert evaluate(root, name, tmp_path / f"{name}_alone") == 0
+    finally:
+        torch.set_num_threads(threads)
+    for name in METRICS:
+        start_group(evaluate_in_group, size, root, name, tmp_path / name)
+        for file in ("results.json", "records.jsonl", "results.md"):
+            assert (tmp_path / name / file).read_text() == (tmp_path / f"{name}_alone" / file).read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "text"),
+    [
+        ("instances", "data.sets=[a,b]", "task=instances takes one data set at a time"),
+        ("instances", "data.sets=[coco_val2018]", "coco_val2018"),
+        ("instances", "instances.boxes=/nowhere.json", "/nowhere.json"),
+        ("instances", "instances.metrics=[ap_c]", "ap_c"),
+        ("instances", "protocol=paper", "protocol belong to task=masks"),
+        ("davis", "video.prompts=boxes", "come together"),
+        ("tubes", "video.prompts=propagate", "is scored by tubes"),
+        ("davis", "video.step=9", "frames with step=9"),
+        ("davis", "columns=[best]", "best"),
+        ("davis", "task=vidoe", "task"),
+    ],
+)
+def test_bad_input_is_one_line(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, override: str, text: str
+) -> None:
+    assert evaluate(root, name, tmp_path / "run", override) == 2
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert text in error
+    assert not (tmp_path / "run").exists()
