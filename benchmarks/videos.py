@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -20,10 +21,11 @@ from numpy.typing import NDArray
 
 from hqsam.data.video_opening import open_videos
 from hqsam.engine.allocator import keep_freed_memory
+from hqsam.engine.evaluation.report import format_markdown, write_report
+from hqsam.engine.evaluation.task import ScorePool
 from hqsam.engine.evaluation.video import VideoOptions, VideoPrompts, VideoTask, WatchedFrame
 from hqsam.features import PredictorFeatures, image_hash
 from hqsam.images import write_image
-from hqsam.metrics.davis import DavisRecord, DavisScores
 from hqsam.models import Sam
 from hqsam.predictor import SamPredictor
 from hqsam.registry import create_model
@@ -62,7 +64,7 @@ def main(
     pictures: Annotated[int, typer.Option(help="pictures of each video and way of prompting")] = 4,
     out: Annotated[Path, typer.Option(help="folder of the results")] = Path("runs/videos"),
 ) -> None:
-    """Print the table and keep records, results and pictures in OUT."""
+    """Print the tables; results and pictures are in OUT/truth_boxes and OUT/propagate."""
     keep_freed_memory(torch.device(device))
     sam = create_model(model, device=device).eval()
     videos = open_videos(pack)
@@ -70,26 +72,28 @@ def main(
     predictor = RememberingPredictor(sam)
     out.mkdir(parents=True, exist_ok=True)
     _keep_protocol(out / "protocol.json", {"model": model, **{name: task.describe() for name, task in tasks.items()}})
-    records = out / "records.jsonl"
-    done = [json.loads(line) for line in records.read_text("utf-8").splitlines()] if records.exists() else []
-    with records.open("a", encoding="utf-8") as lines:
-        for position, item in enumerate(tasks["propagate"].items):
+    kept = out / "records.jsonl"
+    done = [json.loads(line) for line in kept.read_text("utf-8").splitlines()] if kept.exists() else []
+    with kept.open("a", encoding="utf-8") as lines, ScorePool(1) as pool:
+        for position, video in enumerate(videos.videos):
             predictor.forget()
             for prompts, task in tasks.items():
-                if any(row["prompts"] == prompts and row["video"] == item.record.name for row in done):
+                if any(row["prompts"] == prompts and row["record"]["video"] == video.name for row in done):
                     continue
                 task.predictor = predictor
-                task.watch = _painter(out / "pictures" / prompts, len(item.record.frames), pictures)
-                item_of_task = task.items[position]
-                scored = task.run(item_of_task, task.load(item_of_task))
-                rows = [{"prompts": prompts, **record.as_dict()} for record in scored]
+                task.watch = _painter(out / prompts / "pictures", len(task.items[position].record.frames), pictures)
+                (outcome,) = task.run([(task.items[position], None)], pool)
+                scored = [record.result() if isinstance(record, Future) else record for record in outcome.records]
+                rows = [{"prompts": prompts, "record": record.as_dict()} for record in scored]
                 lines.write("".join(json.dumps(row) + "\n" for row in rows))
                 lines.flush()
                 done += rows
-                typer.echo(f"{item.record.name}, {prompts}: done", err=True)
-    text = "\n".join(_table(prompts, cast(DavisScores, task.evaluator), done) for prompts, task in tasks.items())
-    (out / "results.md").write_text(text + "\n", encoding="utf-8")
-    typer.echo(text)
+                typer.echo(f"{video.name}, {prompts}: done", err=True)
+    for prompts, task in tasks.items():
+        result = task.summarise([task.parse(row["record"]) for row in done if row["prompts"] == prompts], [])
+        result.protocol["model"]["name"] = model
+        write_report(result, out / prompts)
+        typer.echo(format_markdown(result))
 
 
 def _keep_protocol(file: Path, protocol: dict[str, Any]) -> None:
@@ -113,19 +117,6 @@ def _painter(folder: Path, frames: int, count: int) -> Callable[[WatchedFrame], 
         write_image(folder / name, side_by_side(panels, ["truth", *seen.predicted]))
 
     return paint
-
-
-def _table(prompts: str, scores: DavisScores, rows: list[dict[str, Any]]) -> str:
-    scores.merge(
-        [[DavisRecord(**{k: v for k, v in row.items() if k != "prompts"}) for row in rows if row["prompts"] == prompts]]
-    )
-    names = ("jf", "j", "j_recall", "j_decay", "f", "f_recall", "f_decay")
-    lines = ["", f"| {prompts} | column | " + " | ".join(names) + " |", "|---|---|" + "---:|" * len(names)]
-    for set_name, videos in scores.of_videos().items():
-        for video, columns in [*videos.items(), ("**mean**", scores.compute()[set_name])]:
-            for column, metrics in columns.items():
-                lines.append(f"| {video} | `{column}` | " + " | ".join(f"{metrics[n]:.1f}" for n in names) + " |")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

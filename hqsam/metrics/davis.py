@@ -143,7 +143,10 @@ def sequence_statistics(values: Sequence[float]) -> Statistics:
 
 
 class DavisSample(NamedTuple):
-    """One object in all frames of a video; each frame is (predictions, target) as in `ObjectScorer.add`."""
+    """One object in all frames of a video.
+
+    Each frame is (predictions, target) as in `score_frame`; predictions is None where the truth was given to the model.
+    """
 
     set: str
     video: str
@@ -179,8 +182,28 @@ class DavisRecord:
         return asdict(self)
 
 
+FrameScores = dict[str, tuple[float, float]]
+"""Column -> J and F of one object in one frame, in [0, 1]."""
+
+
+def score_frame(predictions: Mapping[str, NDArray[np.bool_]], target: NDArray[np.bool_]) -> FrameScores:
+    """J and F of every column.
+
+    Args:
+        predictions: column -> (H, W) bool.
+        target: (H, W) bool, the truth.
+
+    Raises:
+        ValueError: masks that are no (H, W) bool arrays of one shape.
+    """
+    return {
+        column: (region_similarity(pred, target), contour_accuracy(pred, target))
+        for column, pred in predictions.items()
+    }
+
+
 class ObjectScorer:
-    """Scores one object of a video as its frames come; no mask is kept.
+    """Collects the scores of one object of a video as its frames come; no mask is kept.
 
     Args:
         set_name: name of the set that it counts in.
@@ -190,34 +213,26 @@ class ObjectScorer:
 
     def __init__(self, set_name: str, video: str, number: int) -> None:
         self._key = set_name, video, number
-        self._frames: list[dict[str, tuple[float, float]] | None] = []
+        self._frames: list[FrameScores | None] = []
         self._columns: set[str] | None = None
 
-    def add(self, predictions: Mapping[str, NDArray[np.bool_]] | None, target: NDArray[np.bool_]) -> None:
-        """Score the next frame.
+    def add(self, scores: FrameScores | None) -> None:
+        """Take the scores of the next frame.
 
         Args:
-            predictions: column -> (H, W) bool; None where the truth was given to the model, which is not scored.
-            target: (H, W) bool, the truth.
+            scores: from `score_frame`; None where the truth was given to the model, which does not count.
 
         Raises:
-            ValueError: masks that are no (H, W) bool arrays of one shape, or other columns than in the frames before.
+            ValueError: other columns than in the frames before.
         """
-        if predictions is None:
-            self._frames.append(None)
-            return
-        self._columns = self._columns or set(predictions)
-        if not predictions or predictions.keys() != self._columns:
-            raise ValueError(
-                f"set, video, object = {self._key}: every frame needs the same columns, frame {len(self._frames)} has "
-                f"{sorted(predictions) or 'none'}, another {sorted(self._columns) or 'none'}"
-            )
-        self._frames.append(
-            {
-                column: (region_similarity(pred, target), contour_accuracy(pred, target))
-                for column, pred in predictions.items()
-            }
-        )
+        if scores is not None:
+            self._columns = self._columns or set(scores)
+            if not scores or scores.keys() != self._columns:
+                raise ValueError(
+                    f"set, video, object = {self._key}: every frame needs the same columns, frame {len(self._frames)} "
+                    f"has {sorted(scores) or 'none'}, another {sorted(self._columns) or 'none'}"
+                )
+        self._frames.append(scores)
 
     def record(self) -> DavisRecord:
         """The scores of all frames so far.
@@ -238,10 +253,10 @@ class ObjectScorer:
 
 
 def score_object(sample: DavisSample) -> DavisRecord:
-    """Score every column of one object in all frames; errors as in `ObjectScorer`."""
+    """Score every column of one object in all frames; errors as in `score_frame` and `ObjectScorer`."""
     scorer = ObjectScorer(sample.set, sample.video, sample.object)
     for predictions, target in sample.frames:
-        scorer.add(predictions, target)
+        scorer.add(None if predictions is None else score_frame(predictions, target))
     return scorer.record()
 
 

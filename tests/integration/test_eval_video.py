@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,16 @@ from hqsam.boxes import mask_to_box
 from hqsam.data.davis import read_davis, read_video_pack
 from hqsam.data.videos import VideoSet, load_frame_masks
 from hqsam.data.youtube_vis import read_youtube_vis
+from hqsam.engine.distributed import World
 from hqsam.engine.evaluation import video as eval_video
+from hqsam.engine.evaluation.report import format_markdown
+from hqsam.engine.evaluation.runner import EvaluationStopped, RunOptions, run_task
+from hqsam.engine.evaluation.task import ScorePool
 from hqsam.engine.evaluation.video import VideoOptions, VideoTask
 from hqsam.engine.evaluation.video_prompts import inner_point
 from hqsam.errors import DataError
 from hqsam.images import read_image
-from hqsam.metrics.davis import DavisRecord, DavisScores, contour_accuracy
+from hqsam.metrics.davis import DavisRecord, contour_accuracy
 from hqsam.metrics.tubes import TubeRecord, TubeScores
 from hqsam.models import Sam
 from hqsam.predictor import SamPredictor
@@ -58,7 +63,11 @@ def instances(tmp_path_factory: pytest.TempPathFactory) -> VideoSet:
 
 
 def run_all(task: VideoTask) -> list[Any]:
-    return [record for item in task.items for record in task.run(item, task.load(item))]
+    with ScorePool(0) as pool:
+        outcomes = task.run([(item, None) for item in task.items], pool)
+    assert not any(outcome.left_out for outcome in outcomes)
+    records = [record for outcome in outcomes for record in outcome.records]
+    return [record.result() if isinstance(record, Future) else record for record in records]
 
 
 class KnownPredictor:
@@ -134,12 +143,14 @@ def test_boxes_of_another_model_are_the_same_for_every_column(model: Sam, davis:
     task = VideoTask(model, davis, VideoOptions(prompts="boxes", boxes=file))
     assert run_all(task) == run_all(VideoTask(model, davis))
     assert task.describe()["videos_without_boxes"] == 0
+    digest = task.describe()["boxes_digest"]
     file.write_text(json.dumps(tracks[1:2]))
     alone = VideoTask(model, davis, VideoOptions(prompts="boxes", boxes=file))
     asked = use(alone, KnownPredictor(fill_box))
     records = {record.key[1:]: record for record in run_all(alone)}
     assert set(records["swan", 1].j["sam"]) == set(records["dog", 1].j["sum"]) == {0.0}
     assert set(records["swan", 2].j["sam"]) == {1.0}
+    assert alone.describe()["boxes_digest"] != digest
     assert alone.describe()["videos_without_boxes"] == 1 and asked.images == 4
     boxes_of = {c: [box.tolist() for column, box, _ in asked.asked if column == c] for c in ("sam", "hq", "sum")}
     assert boxes_of["sam"] == boxes_of["hq"] == boxes_of["sum"] and len(boxes_of["sam"]) == 4
@@ -231,8 +242,7 @@ def test_tubes_of_true_boxes_and_of_another_models_boxes(model: Sam, instances: 
     use(task, KnownPredictor(fill_box))
     records: list[TubeRecord] = run_all(task)
     assert [record.key for record in records] == [("ytvis_hq-test", "1"), ("ytvis_hq-test", "2")]
-    task.evaluator.merge([records])  # type: ignore[arg-type,list-item]
-    scores = task.evaluator.compute()["ytvis_hq-test"]
+    scores = task.summarise(records, []).sets["ytvis_hq-test"]
     assert all(scores[c]["ap"] == scores[c]["ap_b"] == pytest.approx(100) for c in ("sam", "hq", "sum"))
     boxes = [[12, 4, 15, 13], [14, 4, 15, 13], None]  # of object 1, missed in the last frame
     file = tmp_path / "boxes.json"
@@ -267,13 +277,22 @@ def test_chunks_of_prompts_do_not_change_the_result(
         assert one.j["sum"] == pytest.approx(other.j["sum"], abs=2e-3)
 
 
-def test_records_survive_json_and_videos_can_be_done_in_any_order(model: Sam, davis: VideoSet) -> None:
-    task = VideoTask(model, davis, VideoOptions(prompts="propagate", columns=("hq",)))
-    records = run_all(task)
-    task.evaluator.merge([records])
-    again = DavisScores()
-    again.merge([[DavisRecord(**json.loads(json.dumps(r.as_dict(), allow_nan=False)))] for r in records[::-1]])
-    assert again.compute() == task.evaluator.compute()
+def test_the_runner_gives_the_same_with_threads_and_goes_on_with_the_next_video(
+    model: Sam, davis: VideoSet, instances: VideoSet, tmp_path: Path
+) -> None:
+    for videos, prompts in ((davis, "propagate"), (instances, "truth_boxes")):
+        task = VideoTask(model, videos, VideoOptions(prompts=prompts, columns=("hq",)))  # type: ignore[arg-type]
+        records = run_all(task)
+        asked = iter([False, True, True])
+        kept = RunOptions(stop=lambda asked=asked: next(asked), kept=tmp_path / videos.name)  # type: ignore[misc]
+        with pytest.raises(EvaluationStopped):
+            run_task(task, World(), kept)
+        result, timing = run_task(task, World(), RunOptions(workers=2, kept=tmp_path / videos.name))
+        assert timing.items == 1 and result == task.summarise(records[::-1], [])
+        assert list(result.sets) == [videos.name] and result.mean == result.sets[videos.name]
+        report = format_markdown(replace(result, protocol={**result.protocol, "model": {"name": "tiny"}}))
+        assert f"video, {prompts}, 128 px" in report and ("ring 2 %" in report) == (videos is instances)
+    assert set(result.slices) == set() and "ap_b" in result.mean["hq"]
 
 
 def test_frames_are_read_one_ahead_and_no_more(model: Sam, davis: VideoSet, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,11 +300,13 @@ def test_frames_are_read_one_ahead_and_no_more(model: Sam, davis: VideoSet, monk
     monkeypatch.setattr(eval_video, "read_image", lambda path: read.append(path) or read_image(path))
     task = VideoTask(model, davis, VideoOptions(columns=("sam",)))
     item = task.items[0]
-    assert task.load(item) is item and not read
+    task.load(item)
+    assert not read
     task.watch = lambda seen: ahead.append(len(read) - seen.frame)
     ahead: list[int] = []
     use(task, KnownPredictor(fill_box))
-    task.run(item, item)
+    with ScorePool(1) as pool:
+        task.run([(item, None)], pool)
     assert len(read) == len(ahead) == 4 and max(ahead) <= 2
 
 
@@ -330,7 +351,7 @@ def test_the_protocol_says_what_distinguishes_the_numbers(model: Sam, davis: Vid
     for videos, prompts in ((davis, "truth_boxes"), (davis, "propagate"), (instances, "truth_boxes")):
         protocol = VideoTask(model, videos, VideoOptions(prompts=prompts)).describe()  # type: ignore[arg-type]
         assert json.loads(json.dumps(protocol)) == protocol
-        assert protocol["prompts"] == prompts and protocol["resolution"] == 128 and protocol["videos"] == 2
+        assert protocol["prompt"] == prompts and protocol["resolution"] == 128 and protocol["videos"] == 2
     assert "dilation_ratio" in protocol and "frames" not in protocol
 
 
@@ -357,15 +378,15 @@ def test_the_table_of_the_documents_goes_on_where_it_stopped(tmp_path: Path) -> 
     first = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert first.exit_code == 0 and first.output.count("done") == 4
     lines = (out / "records.jsonl").read_text().splitlines()
-    assert len(lines) == 4 and len(list(out.glob("pictures/*/*.jpg"))) == 8
-    table = (out / "results.md").read_text()
-    assert table.count("| a | `sam` |") == table.count("| **mean** | `sam` |") == 2
+    assert len(lines) == 4 and len(list(out.glob("*/pictures/*.jpg"))) == 8
+    tables = [(out / prompts / "results.md").read_text() for prompts in ("truth_boxes", "propagate")]
+    assert all("| *a*, over objects | SAM |" in table for table in tables)
     (out / "records.jsonl").write_text("\n".join(lines[:3]) + "\n")
     torch.manual_seed(1)
     second = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert second.output.count("done") == 1
     assert sorted((out / "records.jsonl").read_text().splitlines()) == sorted(lines)
-    assert (out / "results.md").read_text() == table
+    assert [(out / prompts / "results.md").read_text() for prompts in ("truth_boxes", "propagate")] == tables
     other = CliRunner().invoke(app, [*arguments, "--step", "1", "--model", "hq_test_vit"])
     assert other.exit_code == 2 and "another model" in other.output
 
@@ -377,4 +398,4 @@ def test_the_code_of_the_document_runs(tmp_path: Path, monkeypatch: pytest.Monke
     (block,) = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
     names: dict[str, Any] = {}
     exec(block.replace("hq_vit_tiny.embedded", "sam_test_vit"), names)
-    assert names["task"].evaluator.compute()["davis2017_val"]["sam"]["n"] == 2
+    assert names["result"].sets["davis2017_val"]["sam"]["n"] == 2

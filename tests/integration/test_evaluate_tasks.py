@@ -14,6 +14,7 @@ import torch
 from hqsam.checkpoints import save_checkpoint
 from hqsam.engine.evaluation import main
 from hqsam.engine.evaluation.one_by_one import OneByOne
+from hqsam.engine.evaluation.video import VideoTask
 from hqsam.registry import create_model
 from tests.helpers import fill_parameters
 from tests.integration.forked import start_group
@@ -72,7 +73,8 @@ def test_run_folder(root: Path, tmp_path: Path, name: str, capsys: pytest.Captur
 def test_a_broken_off_one_goes_on(root: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Records that come back from their file give the same numbers to the last bit."""
     assert evaluate(root, name, tmp_path / "whole") == 0
-    run, items = OneByOne.run, []
+    kind: Any = OneByOne if name == "instances" else VideoTask
+    run, items = kind.run, []
 
     def run_and_signal(self: Any, group: Any, pool: Any) -> Any:
         items.append(self.key(group[0][0]))
@@ -80,7 +82,7 @@ def test_a_broken_off_one_goes_on(root: Path, tmp_path: Path, name: str, monkeyp
             os.kill(os.getpid(), signal.SIGTERM)
         return run(self, group, pool)
 
-    monkeypatch.setattr(OneByOne, "run", run_and_signal)
+    monkeypatch.setattr(kind, "run", run_and_signal)
     assert evaluate(root, name, tmp_path / "run") == 143
     assert evaluate(root, name, tmp_path / "run") == 0
     assert len(items) == len(set(items))
@@ -121,7 +123,7 @@ def test_processes_agree(root: Path, tmp_path: Path, size: int) -> None:
         ("tubes", "video.prompts=propagate", "is scored by tubes"),
         ("davis", "video.step=9", "frames with step=9"),
         ("davis", "columns=[best]", "best"),
-        ("davis", "task=vidoe", "task"),
+        ("davis", "task=vidoe", "1 problem(s) in the configuration"),
     ],
 )
 def test_bad_input_is_one_line(

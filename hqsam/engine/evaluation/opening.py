@@ -16,7 +16,7 @@ from hqsam.engine.evaluation.showing import show_masks
 from hqsam.engine.evaluation.task import Task
 from hqsam.engine.evaluation.video import VideoOptions, VideoTask
 from hqsam.errors import ConfigError
-from hqsam.metrics import DavisRecord, InstanceRecord, TubeRecord
+from hqsam.metrics import InstanceRecord
 from hqsam.models import Sam
 
 AnyTask = Task[Any, Any, Any]
@@ -82,12 +82,7 @@ def _video(config: EvalConfig, model: Sam) -> tuple[AnyTask, Show]:
         point=keys.point,
         dilation_ratio=config.dilation_ratio,
     )
-    inner = VideoTask(model, open_videos(_only_set(config), root=_root(config)), options)
-    if inner.has_classes:
-        title, make_record = "Tube Mask AP and Tube Boundary AP in percent", TubeRecord
-    else:
-        title, make_record = "J and F in percent", DavisRecord  # type: ignore[assignment]
-    return OneByOne(inner, model, name="video", title=title, make_record=make_record), _show_nothing
+    return VideoTask(model, open_videos(_only_set(config), root=_root(config)), options), _show_nothing
 
 
 def _show_nothing(result: EvalResult, folder: Path) -> None:

@@ -12,7 +12,16 @@ from hqsam.checkpoints import atomic_path
 from hqsam.metrics.evaluator import SetScores, is_count
 
 COLUMN_TITLES = {"sam": "SAM", "hq": "HQ", "sum": "SAM+HQ"}
-METRIC_TITLES = {"miou": "mIoU", "mbiou": "mBIoU", "n": "objects"}
+METRIC_TITLES = {
+    "miou": "mIoU",
+    "mbiou": "mBIoU",
+    "jf": "J&F",
+    "j_recall": "J recall",
+    "j_decay": "J decay",
+    "f_recall": "F recall",
+    "f_decay": "F decay",
+    "n": "objects",
+}
 """Metrics whose name is not simply printed in capitals."""
 _WIDE = 2
 """Up to so many metrics stand side by side for all columns; with more each column has a row of its own."""
@@ -126,9 +135,8 @@ def _number(values: Mapping[str, float], metric: str) -> str:
 
 def short_protocol(protocol: Mapping[str, Any]) -> str:
     """The protocol in a few words, to stand beside a number."""
-    words = [protocol["name"], *([protocol["prompt"]] if "prompt" in protocol else []), f"{protocol['resolution']} px"]
-    ring = [f"ring {100 * protocol['dilation_ratio']:g} %"] if "dilation_ratio" in protocol else []
-    return ", ".join([*words, *ring])
+    ring = f", ring {100 * protocol['dilation_ratio']:g} %" if "dilation_ratio" in protocol else ""
+    return f"{protocol['name']}, {protocol['prompt']}, {protocol['resolution']} px{ring}"
 
 
 def _bullets(values: Mapping[str, Any], indent: str = "") -> list[str]:

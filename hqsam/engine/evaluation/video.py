@@ -6,9 +6,10 @@ largest logit there. A set with classes is scored by tubes, which may overlap. S
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast, get_args
@@ -18,11 +19,14 @@ from numpy.typing import NDArray
 
 from hqsam.data.video_boxes import BoxTrack, read_video_boxes
 from hqsam.data.videos import VideoRecord, VideoSet, check_frame, every_nth_frame, load_frame_masks
+from hqsam.engine.evaluation.masks import describe_model
+from hqsam.engine.evaluation.report import EvalResult
+from hqsam.engine.evaluation.task import Outcome, ScorePool
 from hqsam.engine.evaluation.video_prompts import GivenBoxes, Mask, Prompted, Prompter, Propagate, TruthBoxes
 from hqsam.errors import DataError
 from hqsam.images import read_image
 from hqsam.metrics.boundary import DILATION_RATIO
-from hqsam.metrics.davis import DavisRecord, DavisScores, ObjectScorer, ScoredFrames
+from hqsam.metrics.davis import DavisRecord, DavisScores, FrameScores, ObjectScorer, ScoredFrames, score_frame
 from hqsam.metrics.tubes import Tube, TubeRecord, TubeSample, TubeScores, score_tubes
 from hqsam.models import Sam
 from hqsam.predictor import SamPredictor
@@ -30,6 +34,7 @@ from hqsam.rle import Rle, encode_rle
 from hqsam.types import Fusion
 
 VideoPrompts = Literal["truth_boxes", "boxes", "propagate"]
+Scored = DavisRecord | TubeRecord
 COLUMNS: tuple[Fusion, ...] = ("sam", "hq", "sum")
 _PIXELS_AT_ONCE = 2**25
 """Output pixels of one chunk of prompts, so that a hundred tracks on large frames do not need memory for all logits."""
@@ -87,11 +92,6 @@ class VideoItem:
     record: VideoRecord
     tracks: tuple[BoxTrack, ...] = ()
 
-    @property
-    def key(self) -> str:
-        """Unique among the videos of a task."""
-        return self.record.key
-
 
 class WatchedFrame(NamedTuple):
     """A frame after it was predicted; masks are in the order of the video's objects."""
@@ -104,7 +104,7 @@ class WatchedFrame(NamedTuple):
 
 
 class VideoTask:
-    """Evaluation of one set of videos; one item is one video.
+    """The task (see `Task`) of scoring one set of videos; one item is one video.
 
     Args:
         model: an HQ model whose head is untrained is scored as the plain SAM that it contains.
@@ -112,8 +112,8 @@ class VideoTask:
         options: see `VideoOptions`.
 
     Attributes:
+        batch_size: 1: an item is a whole video.
         items: the videos, in the order of the set.
-        evaluator: empty; give it the records with `merge`.
         predictor: encodes frames and answers prompts.
         watch: called with every frame of a set without classes after it was predicted, for pictures; None at first.
 
@@ -135,12 +135,9 @@ class VideoTask:
             )
         path = self.options.boxes
         tracks = {} if path is None else read_video_boxes(path, videos)
+        self._digest = hashlib.sha256(repr(sorted(tracks.items())).encode()).hexdigest()[:16]
         self.items = [self._item(videos.name, video, tracks.get(video.key, ())) for video in videos.videos]
-        self.evaluator: DavisScores | TubeScores
-        if self.has_classes:
-            self.evaluator = TubeScores(self.options.dilation_ratio)
-        else:
-            self.evaluator = DavisScores(self.options.frames)
+        self.batch_size = 1
 
     def _item(self, set_name: str, video: VideoRecord, tracks: tuple[BoxTrack, ...]) -> VideoItem:
         step = self.options.step
@@ -158,30 +155,41 @@ class VideoTask:
             )
         return VideoItem(set_name, short, tracks)
 
-    def load(self, item: VideoItem) -> VideoItem:
-        """Nothing is read ahead of `run`: a video is longer than memory, its frames are read one at a time."""
-        return item
+    def key(self, item: VideoItem) -> str:
+        """See `Task`."""
+        return item.record.key
 
-    def run(self, item: VideoItem, loaded: VideoItem) -> list[DavisRecord] | list[TubeRecord]:
-        """Predict and score all frames of a video.
+    def load(self, item: VideoItem) -> None:
+        """See `Task`. Nothing is read ahead of `run`: a video is longer than memory, its frames are read one by one."""
+
+    def run(self, group: Sequence[tuple[VideoItem, None]], pool: ScorePool) -> list[Outcome[Scored]]:
+        """See `Task`.
 
         Raises:
             DataError: a frame or mask is unreadable, or of another size than the video.
         """
-        return self._tubes(loaded) if self.has_classes else self._objects(loaded)
+        return [
+            Outcome(self._tubes(item, pool) if self.has_classes else self._objects(item, pool)) for item, _ in group
+        ]
 
-    def _objects(self, item: VideoItem) -> list[DavisRecord]:
+    def _objects(self, item: VideoItem, pool: ScorePool) -> list[Scored]:
         prompter = self._prompter(item)
-        scorers = [ObjectScorer(item.set, item.record.name, obj.number) for obj in item.record.objects]
+        scores: list[list[Future[FrameScores] | None]] = [[] for _ in item.record.objects]
         for frame, image, truths in _read_frames(item.record):
             unscored = prompter.begin(frame, truths)
             predicted = self._exclusive(prompter, image)
-            for row, (scorer, truth) in enumerate(zip(scorers, truths, strict=True)):
+            for row, truth in enumerate(truths):
                 masks: dict[str, Mask] = {column: of_rows[row] for column, of_rows in predicted.items()}
-                scorer.add(None if row in unscored else masks, truth)
+                scores[row].append(None if row in unscored else pool.submit(score_frame, masks, truth))
             if self.watch is not None:
                 self.watch(WatchedFrame(item, frame, image, truths, predicted))
-        return [scorer.record() for scorer in scorers]
+        records: list[Scored] = []
+        for obj, frames in zip(item.record.objects, scores, strict=True):
+            scorer = ObjectScorer(item.set, item.record.name, obj.number)
+            for future in frames:
+                scorer.add(None if future is None else future.result())
+            records.append(scorer.record())
+        return records
 
     def _exclusive(self, prompter: Prompter, image: NDArray[np.uint8]) -> dict[Fusion, list[Mask]]:
         """Masks of all rows by column; a pixel belongs to the row with the largest logit, given masks come first."""
@@ -202,7 +210,7 @@ class VideoTask:
             prompter.end(column, result[column])
         return result
 
-    def _tubes(self, item: VideoItem) -> list[TubeRecord]:
+    def _tubes(self, item: VideoItem, pool: ScorePool) -> list[Future[Scored]]:
         prompter, objects = self._prompter(item), item.record.objects
         true: list[list[Rle | None]] = [[] for _ in objects]
         found: dict[Fusion, list[list[Rle | None]]] = {c: [[] for _ in range(prompter.rows)] for c in self.columns}
@@ -231,8 +239,9 @@ class VideoTask:
             ]
             for column, tubes in found.items()
         }
-        sample = TubeSample(item.set, item.key.removeprefix(f"{item.set}/"), truth_tubes, predictions)
-        return [score_tubes(sample, self.options.dilation_ratio)]
+        sample = TubeSample(item.set, item.record.key.removeprefix(f"{item.set}/"), truth_tubes, predictions)
+        scored: Callable[..., Scored] = score_tubes
+        return [pool.submit(scored, sample, self.options.dilation_ratio)]
 
     def _prompter(self, item: VideoItem) -> Prompter:
         rows = len(item.record.objects)
@@ -261,8 +270,12 @@ class VideoTask:
             )
             yield from zip(chunk, masks[:, 0], strict=True)
 
+    def parse(self, entry: dict[str, Any]) -> Scored:
+        """See `Task`."""
+        return TubeRecord(**entry) if self.has_classes else DavisRecord(**entry)
+
     def describe(self) -> dict[str, Any]:
-        """The protocol: what distinguishes these numbers from others."""
+        """See `Task`."""
         options = self.options
         source = {
             "truth_boxes": "tight box of the true mask in every frame, inclusive pixels",
@@ -275,21 +288,41 @@ class VideoTask:
         scored: dict[str, Any] = {"metric": "J and F", "frames": options.frames, "overlaps": "largest logit"}
         if self.has_classes:
             scored = {"metric": "Tube Mask AP and Tube Boundary AP", "dilation_ratio": options.dilation_ratio}
-        boxed = [any(any(track.boxes) for track in item.tracks) for item in self.items]
+        given: dict[str, Any] = {}
+        if options.prompts == "boxes":
+            boxed = [any(any(track.boxes) for track in item.tracks) for item in self.items]
+            given = {"videos_without_boxes": boxed.count(False), "boxes_digest": self._digest}
+            if self.has_classes:
+                given["score_source"] = "the boxes' file"
         return {
             "name": "video",
-            "prompts": options.prompts,
+            "prompt": options.prompts,
             "box_source": source[options.prompts],
+            **given,
             **scored,
-            "score_source": "the boxes' file" if options.prompts == "boxes" and self.has_classes else "none",
             "masks": "single mask, upsampled to the size of the frame, logit > 0",
             "resize": "long side to the resolution, padded with zeros at the bottom and on the right",
-            "resolution": self.model.image_size,
             "step": options.step,
             "columns": list(self.columns),
             "videos": len(self.items),
-            "videos_without_boxes": boxed.count(False) if options.prompts == "boxes" else 0,
+            **describe_model(self.model),
         }
+
+    def summarise(self, records: Sequence[Scored], left_out: Sequence[str]) -> EvalResult:
+        """See `Task`; the slices are the videos of a set without classes."""
+        slices: dict[str, dict[str, dict[str, float]]] = {}
+        ordered: list[DavisRecord] | list[TubeRecord]
+        if self.has_classes:
+            tubes = TubeScores(self.options.dilation_ratio)
+            tubes.merge([[record for record in records if isinstance(record, TubeRecord)]])
+            sets, ordered = tubes.compute(), tubes.state()
+        else:
+            objects = DavisScores(self.options.frames)
+            objects.merge([[record for record in records if isinstance(record, DavisRecord)]])
+            sets, ordered = objects.compute(), objects.state()
+            slices = next(iter(objects.of_videos().values()))
+        title = "Tube Mask AP and Tube Boundary AP in percent" if self.has_classes else "J and F in percent"
+        return EvalResult(sets, next(iter(sets.values())), self.describe(), slices, ordered, title)
 
 
 def _read_frames(video: VideoRecord) -> Iterator[tuple[int, NDArray[np.uint8], list[Mask]]]:

@@ -18,6 +18,7 @@ from hqsam.metrics.davis import (
     boundary_map,
     contour_accuracy,
     region_similarity,
+    score_frame,
     score_object,
     sequence_statistics,
 )
@@ -235,9 +236,9 @@ def test_wrong_frames_of_an_object() -> None:
     scorer = ObjectScorer("davis", "swan", 1)
     with pytest.raises(ValueError, match="nothing is predicted in any of 0 frames"):
         scorer.record()
-    scorer.add({"hq": mask}, mask)
+    scorer.add(score_frame({"hq": mask}, mask))
     for wrong in ({}, {"sam": mask}, {"hq": mask, "sam": mask}):
         with pytest.raises(ValueError, match="same columns"):
-            scorer.add(wrong, mask)
+            scorer.add(score_frame(wrong, mask))
     with pytest.raises(ValueError, match="same shape"):
-        scorer.add({"hq": mask[:2]}, mask)
+        score_frame({"hq": mask[:2]}, mask)
