@@ -6,7 +6,7 @@ from hqsam.metrics.instance_records import InstanceRecord, InstanceTruth, TrueIm
 from hqsam.metrics.instances import InstanceScores
 from hqsam.metrics.iou import mask_iou
 from hqsam.metrics.mask_scores import MaskRecord, MaskSample, MaskScores, score_masks
-from hqsam.metrics.proposals import ProposalScores
+from hqsam.metrics.proposals import ProposalRecord, ProposalScores
 
 __all__ = [
     "Evaluator",
@@ -16,6 +16,7 @@ __all__ = [
     "MaskRecord",
     "MaskSample",
     "MaskScores",
+    "ProposalRecord",
     "ProposalScores",
     "TrueImage",
     "TrueInstance",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,12 @@ def truth_entries(truth: InstanceTruth) -> list[dict[str, Any]]:
 
 
 def detection_entries(
-    records: Sequence[InstanceRecord], column: str, by: Score, truth: InstanceTruth, limit: int | None = None
+    records: Sequence[InstanceRecord],
+    column: str,
+    by: Score,
+    truth: InstanceTruth,
+    limit: int | None = None,
+    counts: Mapping[ImageId, Collection[int]] | None = None,
 ) -> list[dict[str, Any]]:
     """The masks of a column as results, best score of each image first; equal scores in the order of the record.
 
@@ -59,6 +64,7 @@ def detection_entries(
         by: what ranks them.
         truth: the set.
         limit: only so many of each image.
+        counts: image -> categories that count in it; of the best masks the others are dropped. None for all.
     """
     position = order_images(truth)
     entries: list[dict[str, Any]] = []
@@ -66,6 +72,8 @@ def detection_entries(
         scores, masks = record.scores(column, by), record.masks[column]
         order = np.argsort([-score for score in scores], kind="mergesort")[:limit]
         for index in order.tolist():
+            if counts is not None and record.categories[index] not in counts[record.image]:
+                continue
             entries.append(
                 {
                     "id": len(entries) + 1,
