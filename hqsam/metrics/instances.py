@@ -111,17 +111,16 @@ class InstanceScores(RecordStore[InstanceRecord]):
         sizes = [truth.images[record.image].size_hw for record in records]
         overlaps = overlaps_of_columns({c: matchings[c].pairs() for c in columns}, sizes, self.metrics)
         counts = {**count_instances(truth), "n_masks": sum(len(record.categories) for record in records)}
-        return {
-            column: {
-                **{
-                    f"{metric}{suffix}": value
-                    for metric in self.metrics
-                    for suffix, value in matchings[column].average_precision(overlaps[column].of[metric]).items()
-                },
-                **counts,
+        found: Scores = {}
+        for column in columns:
+            matching, tables = matchings.pop(column), overlaps.pop(column).of  # what a column needs goes with it
+            found[column] = {
+                f"{metric}{suffix}": value
+                for metric in self.metrics
+                for suffix, value in matching.average_precision(tables[metric]).items()
             }
-            for column in columns
-        }
+            found[column].update(counts)
+        return found
 
 
 def mean_of_instance_sets(sets: Mapping[str, Scores]) -> Scores:

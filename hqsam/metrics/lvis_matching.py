@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hqsam.metrics.coco_matching import packed, paired
+from hqsam.metrics.coco_matching import Unmatched, packed, paired
 from hqsam.metrics.instance_overlaps import Key, Matrix, Pairs
 from hqsam.metrics.instance_records import ImageId, InstanceTruth
 
@@ -116,6 +116,7 @@ class LvisMatching:
             "segm",
         )
         self._run._prepare()
+        self._unmatched = Unmatched()
         self._truth = {key: found for key, found in self._run._gts.items() if found}
         self._detections = {key: found for key, found in self._run._dts.items() if found}
 
@@ -131,8 +132,14 @@ class LvisMatching:
         run = self._run
         keys = self._truth.keys() | self._detections.keys()
         run.ious = {key: overlaps.get(key, []) for key in keys}
+        self._unmatched.use(overlaps)
         run.eval_imgs, slots = packed(
-            self._truth, self._detections, run.params.cat_ids, run.params.area_rng, run.evaluate_img
+            self._truth,
+            self._detections,
+            run.params.cat_ids,
+            run.params.area_rng,
+            run.evaluate_img,
+            self._unmatched,
         )
         run.params.img_ids = list(range(slots))
         if not slots:
