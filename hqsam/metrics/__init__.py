@@ -7,7 +7,7 @@ from hqsam.metrics.instance_records import InstanceRecord, InstanceTruth, TrueIm
 from hqsam.metrics.instances import InstanceScores
 from hqsam.metrics.iou import mask_iou
 from hqsam.metrics.mask_scores import MaskRecord, MaskSample, MaskScores, score_masks
-from hqsam.metrics.proposals import ProposalScores
+from hqsam.metrics.proposals import ProposalRecord, ProposalScores
 from hqsam.metrics.tubes import Tube, TubeRecord, TubeSample, TubeScores, tube_overlap
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "MaskRecord",
     "MaskSample",
     "MaskScores",
+    "ProposalRecord",
     "ProposalScores",
     "TrueImage",
     "TrueInstance",

@@ -10,14 +10,14 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools.cocoeval import COCOeval
 
-from hqsam.metrics.instance_overlaps import Key, Matrix, Pairs
+from hqsam.metrics.instance_overlaps import LOWEST, Key, Matrix, Pairs
 from hqsam.metrics.instance_records import ImageId, InstanceRecord, InstanceTruth, Score
 from hqsam.rle import rle_area
 
@@ -49,7 +49,12 @@ def truth_entries(truth: InstanceTruth) -> list[dict[str, Any]]:
 
 
 def detection_entries(
-    records: Sequence[InstanceRecord], column: str, by: Score, truth: InstanceTruth, limit: int | None = None
+    records: Sequence[InstanceRecord],
+    column: str,
+    by: Score,
+    truth: InstanceTruth,
+    limit: int | None = None,
+    counts: Mapping[ImageId, Collection[int]] | None = None,
 ) -> list[dict[str, Any]]:
     """The masks of a column as results, best score of each image first; equal scores in the order of the record.
 
@@ -59,6 +64,7 @@ def detection_entries(
         by: what ranks them.
         truth: the set.
         limit: only so many of each image.
+        counts: image -> categories that count in it; of the best masks the others are dropped. None for all.
     """
     position = order_images(truth)
     entries: list[dict[str, Any]] = []
@@ -66,6 +72,8 @@ def detection_entries(
         scores, masks = record.scores(column, by), record.masks[column]
         order = np.argsort([-score for score in scores], kind="mergesort")[:limit]
         for index in order.tolist():
+            if counts is not None and record.categories[index] not in counts[record.image]:
+                continue
             entries.append(
                 {
                     "id": len(entries) + 1,
@@ -107,12 +115,36 @@ def paired(truth: Entries, detections: Entries, limit: int | None = None) -> dic
     }
 
 
+class Unmatched:
+    """Results where no overlap reaches the lowest threshold: they are the same for every metric of a column.
+
+    With a hundred boxes an image most of its categories are such: something was found that is not there.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Key, tuple[float, float]], Any] = {}
+        self._matched: set[Key] = set()
+
+    def use(self, overlaps: Mapping[Key, Matrix]) -> None:
+        """Take the overlaps of the next metric."""
+        self._matched = {key for key, matrix in overlaps.items() if (matrix >= LOWEST).any()}
+
+    def result(self, key: Key, area_range: tuple[float, float], visit: Callable[[], Any]) -> Any:
+        """Of an image and category: the remembered one, or a new one."""
+        if key in self._matched:
+            return visit()
+        if (key, area_range) not in self._known:
+            self._known[key, area_range] = visit()
+        return self._known[key, area_range]
+
+
 def packed(
     truth: Entries,
     detections: Entries,
     categories: Sequence[int],
     ranges: Sequence[Any],
     visit: Callable[[int, int, Any], Any],
+    unmatched: Unmatched,
 ) -> tuple[list[Any], int]:
     """Results in the layout that the evaluators read, category by area range by image, without the empty images.
 
@@ -126,6 +158,7 @@ def packed(
         categories: in order.
         ranges: area ranges, in order.
         visit: from image, category and area range to a result.
+        unmatched: remembers results that no overlap takes part in.
 
     Returns:
         The results and the length of a block.
@@ -142,7 +175,7 @@ def packed(
         for area_range in ranges:
             low, high = area_range
             row = [
-                visit(image, category, area_range)
+                unmatched.result((image, category), (low, high), lambda: visit(image, category, area_range))  # noqa: B023
                 for image in images.get(category, ())
                 if any(low <= area <= high for area in areas[image, category])
             ]
@@ -175,6 +208,7 @@ class CocoMatching:
     ) -> None:
         self._evaluator = COCOeval(iouType="segm")
         self._categories, self._limit = sorted(categories), limit
+        self._unmatched = Unmatched()
         self._truth, self._detections = grouped(truth), grouped(detections)
         for entry in truth:
             entry["ignore"] = entry["iscrowd"]
@@ -199,12 +233,14 @@ class CocoMatching:
         run.params = params = type(run.params)("segm")
         params.catIds, params.maxDets = self._categories, [self._limit]
         run.ious = {key: overlaps.get(key, []) for key in self._keys}
+        self._unmatched.use(overlaps)
         run.evalImgs, slots = packed(
             self._truth,
             self._detections,
             self._categories,
             params.areaRng,
             lambda image, category, area_range: run.evaluateImg(image, category, area_range, self._limit),
+            self._unmatched,
         )
         params.imgIds = list(range(slots))
         run._paramsEval = copy.deepcopy(params)

@@ -146,6 +146,11 @@ class InstanceRecord:
         """What makes a record unique."""
         return self.set, self.image
 
+    @property
+    def columns(self) -> Collection[str]:
+        """How its masks were made."""
+        return self.masks.keys()
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data; the constructor takes it back as keywords."""
         return asdict(self)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from hqsam.metrics.instance_overlaps import BOUNDARY, MASK, METRICS, overlaps_of_columns
 from hqsam.metrics.instance_records import (
     COLUMNS,
     SCORES,
-    ImageId,
     InstanceRecord,
     InstanceTruth,
     Score,
 )
+from hqsam.metrics.instance_store import RecordStore, check_masks
 
 Rules = Literal["coco", "lvis"]
 Scores = dict[str, dict[str, float]]
@@ -24,80 +24,7 @@ _BANDS = {"n_small": (0, 32**2), "n_medium": (32**2, 96**2), "n_large": (96**2, 
 """COCO's sizes: pixels, both ends included."""
 
 
-class RecordStore:
-    """What evaluators of instance masks have in common: the sets, and one record for each image.
-
-    Args:
-        truths: set name -> its annotated instances.
-        any_category: whether a record's categories mean nothing.
-    """
-
-    def __init__(self, truths: Mapping[str, InstanceTruth], *, any_category: bool) -> None:
-        self.truths = dict(truths)
-        self.any_category = any_category
-        self._records: dict[tuple[str, ImageId], InstanceRecord] = {}
-
-    def update(self, sample: InstanceRecord) -> InstanceRecord:
-        """Add the masks of one image.
-
-        Raises:
-            ValueError: see `merge`.
-        """
-        self.merge([[sample]])
-        return sample
-
-    def state(self) -> list[InstanceRecord]:
-        """The records, sorted by their key."""
-        return [self._records[key] for key in sorted(self._records)]
-
-    def merge(self, states: Iterable[list[InstanceRecord]]) -> None:
-        """Add the records of other evaluators.
-
-        Raises:
-            ValueError: a record that is here already, of an unknown set, image or category, with masks of another size
-                than its image, or with other columns than the records here.
-        """
-        for record in (record for state in states for record in state):
-            if record.key in self._records:
-                raise ValueError(f"duplicate record: set, image = {record.key}")
-            self._check(record)
-            self._records[record.key] = record
-
-    def records_of(self, name: str) -> list[InstanceRecord]:
-        """The records of a set, one for every image of it.
-
-        Raises:
-            ValueError: an image has none: one without boxes would have a record with empty lists.
-        """
-        records = [record for record in self.state() if record.set == name]
-        missing = self.truths[name].images.keys() - {record.image for record in records}
-        if missing:
-            raise ValueError(
-                f"{name}: {len(missing)} of {len(self.truths[name].images)} images have no record, the first is "
-                f"{min(missing, key=str)}; evaluate them all, or take the truth of those that were (of_images)"
-            )
-        return records
-
-    def _check(self, record: InstanceRecord) -> None:
-        where = f"{record.set}, image {record.image}"
-        truth = self.truths.get(record.set)
-        if truth is None or record.image not in truth.images:
-            known = f"the sets are {', '.join(self.truths)}" if truth is None else "the image is not in the set"
-            raise ValueError(f"{where}: {known}")
-        if not self.any_category and (unknown := sorted(set(record.categories) - truth.categories.keys())):
-            raise ValueError(f"{where}: the set has no category {', '.join(map(str, unknown))}")
-        size = truth.images[record.image].size_hw
-        if any(tuple(rle["size"]) != size for rles in record.masks.values() for rle in rles):
-            raise ValueError(f"{where}: the masks must be of the image's size, {size[0]} x {size[1]} (height x width)")
-        first = next(iter(self._records.values()), record)
-        if record.masks.keys() != first.masks.keys():
-            raise ValueError(
-                f"every record needs the same columns: {where} has {sorted(record.masks)}, "
-                f"{first.set}, image {first.image} has {sorted(first.masks)}"
-            )
-
-
-class InstanceScores(RecordStore):
+class InstanceScores(RecordStore[InstanceRecord]):
     """Evaluator (see `hqsam.metrics.Evaluator`) of AP and boundary AP.
 
     With the metric "ap" the numbers are those of pycocotools or lvis on the same masks. In "ap_b" and "ap_b_strict"
@@ -124,7 +51,7 @@ class InstanceScores(RecordStore):
         class_agnostic: bool = False,
         metrics: Sequence[str] = METRICS,
     ) -> None:
-        super().__init__(truths, any_category=class_agnostic)
+        super().__init__(truths)
         if score not in SCORES or rules not in ("coco", "lvis") or not set(metrics) <= set(METRICS) or not metrics:
             raise ValueError(
                 f"score is one of {', '.join(SCORES)}, rules coco or lvis, metrics of {', '.join(METRICS)}; got "
@@ -132,16 +59,29 @@ class InstanceScores(RecordStore):
             )
         if rules == "lvis" and class_agnostic:
             raise ValueError("LVIS's rules are about categories: class_agnostic goes with rules='coco'")
+        self.class_agnostic = class_agnostic
         self.score: Score = score
         self.rules: Rules = rules
         self.metrics = tuple(metrics)
+
+    def update(self, sample: InstanceRecord) -> InstanceRecord:
+        """Add the masks of one image.
+
+        Raises:
+            ValueError: see `merge`; an unknown category, or masks of another size than their image.
+        """
+        self.merge([[sample]])
+        return sample
+
+    def _check(self, record: InstanceRecord) -> None:
+        check_masks(record, self.truths[record.set], any_category=self.class_agnostic)
 
     def describe(self) -> dict[str, Any]:
         """What distinguishes these numbers from others, for the reports."""
         return {
             "score": self.score,
             "rules": self.rules,
-            "class_agnostic": self.any_category,
+            "class_agnostic": self.class_agnostic,
             "limit": "300 masks of an image" if self.rules == "lvis" else "100 masks of an image and category",
             "overlap": {
                 name: "mask IoU" if name == MASK else f"min(mask IoU, boundary IoU of ratio {BOUNDARY[name]})"
@@ -162,25 +102,24 @@ class InstanceScores(RecordStore):
         return {name: self._compute_set(self.truths[name], self.records_of(name)) for name in sorted(self.truths)}
 
     def _compute_set(self, truth: InstanceTruth, records: list[InstanceRecord]) -> Scores:
-        if self.any_category:
+        if self.class_agnostic:
             truth = truth.without_categories()
             records = [one_category(record) for record in records]
         columns = [column for column in COLUMNS if column in records[0].masks]
         matchings = make_matchings(truth, records, columns, self.score, self.rules)
         sizes = [truth.images[record.image].size_hw for record in records]
         overlaps = overlaps_of_columns({c: matchings[c].pairs() for c in columns}, sizes, self.metrics)
-        counts = {**count_instances(truth), "n_detections": sum(len(record.categories) for record in records)}
-        return {
-            column: {
-                **{
-                    f"{metric}{suffix}": value
-                    for metric in self.metrics
-                    for suffix, value in matchings[column].average_precision(overlaps[column].of[metric]).items()
-                },
-                **counts,
+        counts = {**count_instances(truth), "n_masks": sum(len(record.categories) for record in records)}
+        found: Scores = {}
+        for column in columns:
+            matching, tables = matchings.pop(column), overlaps.pop(column).of  # what a column needs goes with it
+            found[column] = {
+                f"{metric}{suffix}": value
+                for metric in self.metrics
+                for suffix, value in matching.average_precision(tables[metric]).items()
             }
-            for column in columns
-        }
+            found[column].update(counts)
+        return found
 
 
 def make_matchings(
@@ -195,10 +134,11 @@ def make_matchings(
             column: CocoMatching(entries, detection_entries(records, column, score, truth), truth.categories)
             for column in columns
         }
-    from hqsam.metrics.lvis_matching import LIMIT, LvisMatching
+    from hqsam.metrics.lvis_matching import LIMIT, LvisMatching, counted_categories
 
+    counted = counted_categories(truth)
     return {
-        column: LvisMatching(truth, entries, detection_entries(records, column, score, truth, LIMIT))
+        column: LvisMatching(truth, entries, detection_entries(records, column, score, truth, LIMIT, counted))
         for column in columns
     }
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from hqsam.metrics.coco_matching import packed, paired
+from hqsam.metrics.coco_matching import Unmatched, packed, paired
 from hqsam.metrics.instance_overlaps import Key, Matrix, Pairs
-from hqsam.metrics.instance_records import InstanceTruth
+from hqsam.metrics.instance_records import ImageId, InstanceTruth
 
 LIMIT = 300
 """Masks of an image that count, over all categories."""
@@ -65,6 +65,17 @@ def _lvis() -> Any:
     return lvis.eval
 
 
+def counted_categories(truth: InstanceTruth) -> dict[ImageId, set[int]]:
+    """Image -> categories that are in it or were looked for in vain.
+
+    The package drops masks of all others too; to do it before saves most of its memory with 300 masks an image.
+    """
+    counted = {number: set(image.negative) for number, image in truth.images.items()}
+    for item in truth.instances:
+        counted[item.image].add(item.category)
+    return counted
+
+
 class LvisMatching:
     """LVIS's rules: at most 300 masks of an image; a category counts where it was annotated.
 
@@ -105,6 +116,7 @@ class LvisMatching:
             "segm",
         )
         self._run._prepare()
+        self._unmatched = Unmatched()
         self._truth = {key: found for key, found in self._run._gts.items() if found}
         self._detections = {key: found for key, found in self._run._dts.items() if found}
 
@@ -120,8 +132,14 @@ class LvisMatching:
         run = self._run
         keys = self._truth.keys() | self._detections.keys()
         run.ious = {key: overlaps.get(key, []) for key in keys}
+        self._unmatched.use(overlaps)
         run.eval_imgs, slots = packed(
-            self._truth, self._detections, run.params.cat_ids, run.params.area_rng, run.evaluate_img
+            self._truth,
+            self._detections,
+            run.params.cat_ids,
+            run.params.area_rng,
+            run.evaluate_img,
+            self._unmatched,
         )
         run.params.img_ids = list(range(slots))
         if not slots:

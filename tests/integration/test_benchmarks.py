@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import boundary_ap
+from benchmarks.published_boundary import as_dataset, as_results
+from benchmarks.published_boundary import boundary_ap as boundary_ap_plainly
 from benchmarks.published_train import PublishedTrainer
 from benchmarks.rounds import medians
 from benchmarks.train import BASE, QUICK_VARIANTS, VARIANTS, add_ratios, available
@@ -18,9 +21,11 @@ from benchmarks.train_worker import step_flop
 from hqsam.checkpoints import to_memory_names
 from hqsam.data import Batch, TrainDataOptions, TrainingSet, collate, open_dataset
 from hqsam.engine.trainer import forward_loss
+from hqsam.metrics import InstanceScores
 from hqsam.registry import build_model, model_spec
 from tests.helpers import ROOT, fill_parameters, require_oracle
 from tests.integration.training_runs import draw_data
+from tests.unit.metrics.instance_cases import random_set
 
 
 def benchmark(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -127,3 +132,31 @@ def test_what_a_machine_cannot_do_is_left_out() -> None:
     assert not any(available(variant, gpu) for variant in VARIANTS if "allocator" in variant.name)
     assert not any(available(variant, old_cpu) for variant in VARIANTS if "bf16" in variant.name)
     assert all(available(variant, gpu) for variant in VARIANTS if "bf16" in variant.name)
+
+
+def test_boundary_ap_gives_the_published_methods_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = boundary_ap.run(6, 4, 2)
+    assert 0 < result["numbers"]["ap_b"] < 100
+    assert list(result["variants"]) == ["published method", "ours", "ours, AP and both boundary APs"]
+    for row in result["variants"].values():
+        assert len(row["cpu_seconds_rounds"]) == 2 and row["ratio"] > 0
+    json.dumps(result, allow_nan=False)
+    monkeypatch.setattr(boundary_ap, "_ours", lambda *_: {"ap_b": 50.0})
+    with pytest.raises(ValueError, match="the published method gives"):
+        boundary_ap.run(6, 4, 1)
+
+
+def test_boundary_ap_is_the_published_methods_on_random_sets() -> None:
+    """Crowds, masks without a pixel, masks that touch the border, equal scores; both ring widths."""
+    for seed in range(25):
+        truth, records = random_set(seed)
+        results = as_results(sorted(records, key=lambda record: record.image), "sum")
+        if not results:  # pycocotools cannot be given an empty list
+            continue
+        scores = InstanceScores({"set": truth})
+        scores.merge([records])
+        found = scores.compute()["set"]["sum"]
+        for name, ratio in (("ap_b", 0.02), ("ap_b_strict", 0.01)):
+            expected = boundary_ap_plainly(as_dataset(truth), [dict(result) for result in results], ratio)
+            names = [f"{name}{suffix}" for suffix in ("", "50", "75", "s", "m", "l")]
+            assert [found.get(key, -1.0) for key in names] == [-1.0 if v == -1 else 100.0 * v for v in expected], seed

@@ -113,7 +113,7 @@ def test_the_numbers_are_pycocotools(model: Sam, root: Path) -> None:
         for column in found:
             expected = pycocotools_stats(truth, coco_results(records, column, score)).stats
             assert found[column]["ap"] == 100.0 * expected[0] and found[column]["ap50"] == 100.0 * expected[1]
-            assert found[column]["n"] == 5 and found[column]["n_detections"] == 5
+            assert found[column]["n"] == 5 and found[column]["n_masks"] == 5
 
 
 def test_records_continue_a_run_that_was_broken_off(model: Sam, root: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from hqsam.metrics.instance_records import InstanceRecord, InstanceTruth, TrueImage, TrueInstance
-from hqsam.metrics.proposals import ProposalScores
+from hqsam.metrics.proposals import ProposalRecord, ProposalScores
 from hqsam.rle import encode_rle
 from tests.unit.metrics.instance_cases import coco_results, pycocotools_stats, random_set, with_one_category
 
@@ -31,7 +34,8 @@ def test_recall_is_that_of_pycocotools(block: int) -> None:
         truth, records = random_set(seed)
         limits = ((1, 3, 1000), (2, 5), (10, 100, 1000))[seed % 3]
         scores = ProposalScores({"set": truth}, limits=limits)
-        scores.merge([records])
+        for record in records:
+            scores.update(record)
         found = scores.compute()["set"]
         for column in ("sam", "sum"):
             expected = recall_of_pycocotools(truth, records, column, limits)
@@ -42,7 +46,8 @@ def test_recall_by_frequency_is_that_of_their_instances_alone() -> None:
     for seed in range(40):
         truth, records = random_set(seed, lvis=True)
         scores = ProposalScores({"set": truth})
-        scores.merge([records])
+        for record in records:
+            scores.update(record)
         found = scores.compute()["set"]["sum"]
         for letter in "rcf":
             kept = tuple(item for item in truth.instances if truth.categories[item.category] == letter)
@@ -64,6 +69,38 @@ def test_the_thousandth_proposal_counts_and_the_next_does_not() -> None:
         scores.update(record)
         found = scores.compute()["set"]["sam"]
         assert found["ar1000"] == expected and found["ar100"] == 0.0 and found["n"] == 1
+
+
+def test_splits_and_json_give_the_same_numbers() -> None:
+    for seed in range(6):
+        truth, records = random_set(seed + 50, lvis=True)
+        whole, half, other = (ProposalScores({"set": truth}) for _ in range(3))
+        lines = [json.dumps(whole.update(record).as_dict(), allow_nan=False) for record in records]
+        again = [ProposalRecord(**json.loads(line)) for line in lines]
+        half.merge([again[::2]])
+        other.merge([again[1::2], half.state()])
+        assert other.compute() == whole.compute()
+
+
+def test_unusable_records_are_refused() -> None:
+    truth = InstanceTruth({1: TrueImage((20, 20)), 2: TrueImage((20, 20))}, {1: ""}, ())
+    mask = encode_rle(np.ones((20, 20), dtype=bool))
+    record = InstanceRecord("set", 1, [77], [0.5], {"sam": [0.5]}, {"sam": [mask]})
+    scores = ProposalScores({"set": truth})
+    kept = scores.update(record)
+    wrong = {
+        "duplicate": record,
+        "not in the set": replace(record, image=3),
+        "same columns": replace(record, image=2, iou_scores={"hq": [0.5]}, masks={"hq": [mask]}),
+        "20 x 20": replace(record, image=2, masks={"sam": [encode_rle(np.ones((3, 3), dtype=bool))]}),
+    }
+    for message, other in wrong.items():
+        with pytest.raises(ValueError, match=message):
+            scores.update(other)
+    with pytest.raises(ValueError, match="other annotations"):
+        scores.merge([[replace(kept, image=2, overlaps={"sam": [[0, 4, 0.7]]})]])
+    with pytest.raises(ValueError, match="1 of 2 images have no record"):
+        scores.compute()
 
 
 def test_wrong_options() -> None:
