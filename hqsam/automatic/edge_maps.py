@@ -81,15 +81,17 @@ def join_outlines(outlines: list[Outline], hw: tuple[int, int], sigma: float) ->
     return stretched
 
 
-def thin_edges(edges: FloatMap) -> FloatMap:
+def thin_edges(edges: FloatMap, border: int = 5) -> FloatMap:
     """Keep the pixels that no neighbour across the edge exceeds; the others become 0.
 
     Across is the direction in which the smoothed map bends most, up or down (the eigenvector of the larger eigenvalue
     of its second derivatives, by magnitude); the two neighbours one pixel away are interpolated bilinearly. This is the
-    suppression of Canny's detector for maps that are strong on edges, as boundary detectors use it.
+    suppression of Canny's detector for maps that are strong on edges, as boundary detectors use it (Dollar, Zitnick,
+    PAMI 2015). Masks often end a pixel or two before the image does; as there, values fade towards its border.
 
     Args:
         edges: (H, W) in [0, 1], not thin.
+        border: pixels over which values fade linearly to 0 at the outermost one; 0 leaves them.
 
     Returns:
         (H, W) float32 in [0, 1].
@@ -111,4 +113,8 @@ def thin_edges(edges: FloatMap) -> FloatMap:
         near = cv2.remap(edges, x + sign * step_x, y + sign * step_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         kept &= edges * _SLACK >= near
     thinned: FloatMap = np.where(kept, edges, np.float32(0))
+    if border > 0:
+        height, width = edges.shape
+        inward = np.minimum(np.minimum(x, width - 1 - x), np.minimum(y, height - 1 - y))
+        thinned *= np.minimum(inward / np.float32(border), 1)
     return thinned

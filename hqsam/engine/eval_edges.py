@@ -105,7 +105,7 @@ class EdgeTask:
             "masks": "three a point, in column hq one",
             "duplicates": f"boxes that overlap by more than {o.box_nms_thresh:g}",
             "map": "Sobel of the mask probability along each outline, largest over the masks, Gaussian of "
-            f"{o.sigma:g} pixels, stretched to [0, 1], thinned across the edge",
+            f"{o.sigma:g} pixels, stretched to [0, 1], thinned across the edge, faded over 5 pixels at the border",
             "score": f"{o.thresholds} thresholds, one-to-one matches within {o.tolerance:g} of the diagonal",
             "images": f"{len(self.items)} of {self.all_images}, evenly spaced",
             "note": "" if split.endswith("_test") else f"{split}: published figures are those of the test split",

@@ -96,10 +96,17 @@ def test_a_ridge_becomes_a_line_at_its_crest(angle: int) -> None:
 
 def test_thinning_keeps_values_and_empty_maps() -> None:
     edges = join_outlines([mask for mask in [mask_outline(disc(0.5))] if mask], HW, 1.0)
-    thin = thin_edges(edges)
+    thin = thin_edges(edges, border=0)
     assert set(np.unique(thin)) <= {0.0, *np.unique(edges)}
     assert 0 < (thin > 0.3).sum() < (edges > 0.3).sum()
     assert not thin_edges(np.zeros(HW, dtype=np.float32)).any()
+
+
+def test_edges_fade_at_the_border_of_the_image() -> None:
+    edges = np.zeros((20, 30), dtype=np.float32)
+    edges[10] = 1
+    assert np.allclose(thin_edges(edges)[10, :7], [0, 0.2, 0.4, 0.6, 0.8, 1, 1])
+    assert np.allclose(thin_edges(edges, border=0)[10], 1)
 
 
 def tiny(name: str = "hq_test_vit") -> Sam:
