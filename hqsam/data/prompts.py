@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from hqsam.boxes import mask_to_box
 from hqsam.data.augment import OBJECT_THRESHOLD
+from hqsam.data.clicks import random_pixels
 from hqsam.types import Prompts
 
 PROMPT_KINDS = ("box", "points", "mask")
@@ -65,12 +66,9 @@ class PromptRule:
         inside = mask > OBJECT_THRESHOLD
         if kind == "mask" and np.count_nonzero(inside) >= self.min_pixels:
             return Prompts.from_parts(masks=noisy_mask(mask, rng, self.mask_scale))
-        if kind == "points":
-            pixels = np.flatnonzero(inside)
-            if pixels.size >= max(self.min_pixels, self.num_points):
-                chosen = rng.choice(pixels, self.num_points, replace=False, shuffle=False)
-                xy = np.stack([chosen % mask.shape[1], chosen // mask.shape[1]], axis=1).astype(np.float32)
-                return Prompts.from_parts(torch.from_numpy(xy)[None], torch.ones(1, self.num_points))
+        if kind == "points" and np.count_nonzero(inside) >= max(self.min_pixels, self.num_points):
+            xy = random_pixels(inside, self.num_points, rng)
+            return Prompts.from_parts(torch.from_numpy(xy)[None], torch.ones(1, self.num_points))
         # A sliver that is soft everywhere has no pixel above 128 and still an extent.
         box = mask_to_box(inside)
         if box is None:

@@ -1,0 +1,197 @@
+"""Curves over prompts: mask IoU and boundary IoU after each click, each number of points, each level of noise.
+
+What a step is called says what it was: "click3" the third click, "points5" five random points, "noise0.2" a box with
+noise of scale 0.2, "point" the best-scored mask of a single point and "oracle" the best of its masks.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hqsam.metrics.boundary import DILATION_RATIO, boundary_region
+from hqsam.metrics.collecting import Collected, common_columns, in_order
+from hqsam.metrics.iou import check_pair, mask_iou
+
+NOC_TARGETS = (0.85, 0.90)
+"""Mask IoU that the number of clicks is counted to, as in the literature on interactive segmentation."""
+_CLICK = re.compile(r"click([1-9]\d*)")
+
+
+class PromptSample(NamedTuple):
+    """One object under several prompts: the masks that each column predicts, and the truth."""
+
+    set: str
+    image: str
+    object: int
+    prompt: str  # "clicks", "points", "boxes" or "point"
+    predictions: Mapping[str, Mapping[str, NDArray[np.bool_]]]  # column -> step -> (H, W) bool
+    targets: Sequence[NDArray[np.bool_]]  # (H, W) bool each: annotations of the same object, the best of them counts
+
+
+@dataclass(frozen=True)
+class PromptRecord:
+    """Scores of one object under several prompts, in [0, 1]; one line of `records.jsonl`.
+
+    Attributes:
+        set: name of the set that its mean counts in.
+        image: image within the set.
+        object: position of the object in its image.
+        prompt: how the prompts were made.
+        miou: column -> step -> mask IoU.
+        mbiou: column -> step -> boundary IoU.
+    """
+
+    set: str
+    image: str
+    object: int
+    prompt: str
+    miou: dict[str, dict[str, float]]
+    mbiou: dict[str, dict[str, float]]
+
+    @property
+    def key(self) -> tuple[str, str, int, str]:
+        """What makes a record unique."""
+        return self.set, self.image, self.object, self.prompt
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """The columns that it has.
+
+        Raises:
+            ValueError: its parts have different columns.
+        """
+        return common_columns(miou=self.miou, mbiou=self.mbiou)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data; the constructor takes it back as keywords."""
+        return asdict(self)
+
+
+def score_prompts(sample: PromptSample, dilation_ratio: float = DILATION_RATIO) -> PromptRecord:
+    """Score every step of every column; of several annotations the one with the highest IoU counts for each metric.
+
+    Raises:
+        ValueError: no prediction or no annotation, or masks that are no (H, W) bool arrays of one shape.
+    """
+    name = f"{sample.set}, {sample.image}, object {sample.object}"
+    if not sample.predictions or not all(sample.predictions.values()):
+        raise ValueError(f"no prediction for {name}")
+    if not sample.targets:
+        raise ValueError(f"no annotation of {name}")
+    rings: list[NDArray[np.bool_]] = []
+    miou: dict[str, dict[str, float]] = {}
+    mbiou: dict[str, dict[str, float]] = {}
+    for column, steps in sample.predictions.items():
+        miou[column], mbiou[column] = {}, {}
+        for step, pred in steps.items():
+            for target in sample.targets:
+                check_pair(pred, target)
+            rings = rings or [boundary_region(target, dilation_ratio) for target in sample.targets]
+            ring = boundary_region(pred, dilation_ratio)
+            miou[column][step] = max(mask_iou(pred, target) for target in sample.targets)
+            mbiou[column][step] = max(mask_iou(ring, target) for target in rings)
+    return PromptRecord(sample.set, sample.image, sample.object, sample.prompt, miou, mbiou)
+
+
+class PromptScores(Collected[PromptRecord]):
+    """Evaluator (see `hqsam.metrics.Evaluator`) of prompts of any kind.
+
+    Args:
+        dilation_ratio: ring width of the boundary IoU as a share of the image diagonal.
+        noc_targets: mask IoU that the number of clicks is counted to.
+
+    Raises:
+        ValueError: a target outside (0, 1].
+    """
+
+    def __init__(self, dilation_ratio: float = DILATION_RATIO, noc_targets: Sequence[float] = NOC_TARGETS) -> None:
+        super().__init__()
+        wrong = [target for target in noc_targets if not 0 < target <= 1]
+        if wrong:
+            raise ValueError(f"clicks are counted to a mask IoU within (0, 1], got {wrong}")
+        self.dilation_ratio = dilation_ratio
+        self.noc_targets = tuple(noc_targets)
+
+    def update(self, sample: PromptSample) -> PromptRecord:
+        """Score a sample and keep the scores; the masks are not kept.
+
+        Raises:
+            ValueError: unusable masks, other columns than the samples before, or a sample that came before.
+        """
+        record = score_prompts(sample, self.dilation_ratio)
+        self.merge([[record]])
+        return record
+
+    def compute(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Set name -> column -> metric; see `prompt_metrics`.
+
+        Raises:
+            ValueError: records of one kind of prompt with different steps.
+        """
+        return {
+            name: {column: prompt_metrics(records, column, self.noc_targets) for column in in_order(records[0].columns)}
+            for name, records in self.by_set().items()
+        }
+
+
+def prompt_metrics(
+    records: Sequence[PromptRecord], column: str, noc_targets: Sequence[float] = NOC_TARGETS
+) -> dict[str, float]:
+    """Means over the objects of a set.
+
+    Args:
+        records: at least one; of each kind of prompt all with the same steps.
+        column: which of their columns.
+        noc_targets: mask IoU that the number of clicks is counted to.
+
+    Returns:
+        "miou_STEP" and "mbiou_STEP" in percent for each step. From clicks also "noc85" and "noc90", the mean number of
+        clicks until the mask IoU is reached, where an object that never reaches it counts with all its clicks, and
+        "nof85" and "nof90", how many of those there are. "n" objects, whatever they were prompted with.
+
+    Raises:
+        ValueError: records of one kind of prompt with different steps.
+    """
+    scores: dict[str, float] = {}
+    for prompt in sorted({record.prompt for record in records}):
+        group = [record for record in records if record.prompt == prompt]
+        steps = list(group[0].miou[column])
+        other = next((record for record in group if set(record.miou[column]) != set(steps)), None)
+        if other is not None:
+            raise ValueError(
+                f"every record of {prompt!r} needs the same steps: {other.key} has {list(other.miou[column])}, "
+                f"{group[0].key} has {steps}"
+            )
+        for step in steps:
+            scores[f"miou_{step}"] = _percent([record.miou[column][step] for record in group])
+            scores[f"mbiou_{step}"] = _percent([record.mbiou[column][step] for record in group])
+        curves = [_clicks(record.miou[column]) for record in group]
+        for target in noc_targets if curves[0] else ():
+            name = f"{100 * target:g}"
+            needed = [clicks_to_reach(curve, target) for curve in curves]
+            scores[f"noc{name}"] = math.fsum(count or len(curves[0]) for count in needed) / len(needed)
+            scores[f"nof{name}"] = sum(count is None for count in needed)
+    scores["n"] = len({(record.image, record.object) for record in records})
+    return scores
+
+
+def clicks_to_reach(curve: Sequence[float], target: float) -> int | None:
+    """The first click, counted from 1, after which the IoU is at least the target; None if there is none."""
+    return next((k for k, iou in enumerate(curve, start=1) if iou >= target), None)
+
+
+def _clicks(steps: Mapping[str, float]) -> list[float]:
+    """The IoU after each click, in order; empty for other prompts."""
+    found = {int(match[1]): iou for step, iou in steps.items() if (match := _CLICK.fullmatch(step))}
+    return [found[number] for number in sorted(found)]
+
+
+def _percent(values: Sequence[float]) -> float:
+    return 100.0 * math.fsum(values) / len(values)

@@ -1,0 +1,201 @@
+"""Clicks, points, boxes with noise, mattes and boundaries with small random models, from files to numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from hqsam.boxes import mask_to_box
+from hqsam.data import open_dataset
+from hqsam.data.boundaries import read_bsds
+from hqsam.data.clicks import central_click, correction_click
+from hqsam.engine.eval_clicks import ClickOptions, ClickTask
+from hqsam.engine.eval_edges import EdgeOptions, EdgeTask
+from hqsam.engine.eval_mattes import MatteTask
+from hqsam.errors import DataError
+from hqsam.images import write_image
+from hqsam.metrics import mask_iou
+from hqsam.models import Sam
+from hqsam.predictor import SamPredictor
+from hqsam.registry import create_model
+from tests.helpers import fill_parameters
+
+
+def tiny(name: str = "hq_test_vit") -> Sam:
+    model = create_model(name, device="cpu")
+    fill_parameters(model, seed=5)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def model() -> Sam:
+    return tiny()
+
+
+def target(k: int) -> NDArray[np.uint8]:
+    mask = np.zeros((70, 90), dtype=np.uint8)
+    mask[10 + 5 * k : 50, 20 : 60 + 10 * k] = 255
+    return mask
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two images of one object each, the first with a matte; a third whose object is empty."""
+    folder = tmp_path_factory.mktemp("data") / "pack"
+    rng = np.random.default_rng(0)
+    entries: list[dict[str, Any]] = []
+    for k, name in enumerate("abc"):
+        write_image(folder / f"images/{name}.png", rng.integers(0, 255, (70, 90, 3)).astype(np.uint8))
+        write_image(folder / f"masks/{name}.png", target(k) * (k < 2))
+        entry = {"image": f"images/{name}.png", "mask": f"masks/{name}.png", "kind": "binary", "source": "s"}
+        entries.append({**entry, "objects": [{"label": -1}]})
+    write_image(folder / "alpha/a.png", target(0) // 2)
+    entries[0]["alpha"] = "alpha/a.png"
+    (folder / "index.json").write_text(json.dumps(entries))
+    return folder
+
+
+def done(task: Any) -> dict[str, Any]:
+    for item in task.items:
+        task.evaluator.merge([task.run(item, task.load(item))])
+    json.dumps(task.describe(), allow_nan=False)
+    scores: dict[str, Any] = task.evaluator.compute()
+    return scores
+
+
+def test_every_kind_of_prompt(model: Sam, pack: Path) -> None:
+    options = ClickOptions(
+        prompts=("clicks", "points", "point", "boxes"),
+        clicks=3,
+        points=(1, 4),
+        noise=(0.0, 0.5),
+        columns=("sam", "sum"),
+    )
+    task = ClickTask(model, open_dataset(pack), options)
+    scores = done(task)["s"]
+    assert list(scores) == ["sam", "sum"]
+    steps = ["click1", "click2", "click3", "points1", "points4", "point", "oracle", "noise0", "noise0.5"]
+    assert {f"miou_{step}" for step in steps} < set(scores["sam"])
+    assert scores["sam"]["n"] == 2  # the empty object cannot be prompted
+    assert scores["sam"]["miou_oracle"] >= scores["sam"]["miou_point"]
+    assert 1 <= scores["sum"]["noc90"] <= 3
+
+
+def test_the_numbers_are_the_predictors(model: Sam, pack: Path) -> None:
+    """The first two clicks, the single point and the true box by hand."""
+    options = ClickOptions(prompts=("clicks", "point", "boxes"), clicks=2, noise=(0.0,), columns=("sum",))
+    task = ClickTask(model, open_dataset(pack), options)
+    item = task.items[0]
+    loaded = task.load(item)
+    records = {record.prompt: record.miou["sum"] for record in task.run(item, loaded)}
+    truth = loaded.targets[0]
+    predictor = SamPredictor(model)
+    predictor.set_image(loaded.image)
+    first = central_click(truth)
+    point, one = np.array([[first.x, first.y]]), np.array([1])
+    masks, _, logits = predictor.predict(point, one, fusion="sum")
+    assert records["clicks"]["click1"] == mask_iou(masks[0], truth) == records["point"]["point"]
+    wrong = masks[0] != truth
+    if wrong.any():
+        second = correction_click(masks[0], truth, [first])
+        assert second is not None and wrong[second.y, second.x]
+        points, labels = np.array([[first.x, first.y], [second.x, second.y]]), np.array([1, int(second.positive)])
+        masks, _, _ = predictor.predict(points, labels, mask_input=logits, multimask_output=False, fusion="sum")
+    assert records["clicks"]["click2"] == mask_iou(masks[0], truth)
+    masks, _, _ = predictor.predict(box=mask_to_box(truth), multimask_output=False, fusion="sum")
+    assert records["boxes"]["noise0"] == mask_iou(masks[0], truth)
+
+
+def test_draws_depend_on_the_seed_and_the_object_alone(model: Sam, pack: Path) -> None:
+    def run(seed: int, order: int = 1) -> dict[str, Any]:
+        options = ClickOptions(prompts=("points", "boxes"), points=(2,), noise=(0.4,), seed=seed, columns=("sam",))
+        task = ClickTask(model, open_dataset(pack), options)
+        task.items = task.items[::order]
+        return done(task)
+
+    assert run(0) == run(0, order=-1)
+    assert run(0) != run(1)
+
+
+def test_a_perfect_answer_is_not_clicked_again(model: Sam, pack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = ClickTask(model, open_dataset(pack), ClickOptions(clicks=3, columns=("sam",)))
+    item = task.items[0]
+    loaded = task.load(item)
+    asked: list[int] = []
+
+    def answer(column: str, points: Any, labels: Any, logits: Any) -> tuple[Any, Any]:
+        asked.append(len(points))
+        return loaded.targets[0], np.zeros((1, 32, 32), dtype=np.float32)
+
+    monkeypatch.setattr(task, "_ask", answer)
+    record = task.run(item, loaded)[0]
+    assert asked == [1]
+    assert record.miou["sam"] == {"click1": 1.0, "click2": 1.0, "click3": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompts": ()}, "prompts is empty"),
+        ({"prompts": ("mask",)}, "clicks, points, point, boxes"),
+        ({"prompts": ("clicks", "clicks")}, "different ones"),
+        ({"columns": ("best",)}, "sam, hq, sum"),
+        ({"clicks": 0}, "at least 1"),
+        ({"points": (0, 1)}, "at least 1"),
+        ({"noise": (1.2,)}, "within 0 and 1"),
+    ],
+)
+def test_options_that_cannot_be(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ClickOptions(**options)
+
+
+def test_columns_that_the_model_has(pack: Path) -> None:
+    plain = tiny("sam_test_vit")
+    assert ClickTask(plain, open_dataset(pack)).columns == ("sam",)
+    with pytest.raises(ValueError, match="plain SAM"):
+        ClickTask(plain, open_dataset(pack), ClickOptions(columns=("sum",)))
+
+
+def test_mattes(model: Sam, pack: Path) -> None:
+    task = MatteTask(model, open_dataset(pack))
+    assert len(task.items) == 1
+    scores = done(task)["s"]
+    predictor = SamPredictor(model)
+    image = task.load(task.items[0]).image
+    predictor.set_image(image)
+    logits, _, _ = predictor.predict(
+        box=mask_to_box(target(0)), multimask_output=False, return_logits=True, fusion="hq"
+    )
+    matte = 1 / (1 + np.exp(-logits[0].astype(np.float64)))
+    assert scores["hq"]["mse"] == pytest.approx(np.square(matte - (target(0) // 2) / 255).mean(), rel=1e-4)
+    with pytest.raises(DataError, match="has a matte"):
+        MatteTask(model, [record for record in open_dataset(pack) if "a.png" not in record.key])
+
+
+def test_boundaries(model: Sam, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    (tmp_path / "gt/val").mkdir(parents=True)
+    drawn = np.zeros((2, 60, 80), dtype=np.bool_)
+    drawn[:, 30] = True
+    for name in ("1", "2", "3"):
+        write_image(tmp_path / f"images/val/{name}.jpg", rng.integers(0, 255, (60, 80, 3)).astype(np.uint8))
+        np.savez(tmp_path / f"gt/val/{name}.npz", bnd=np.packbits(drawn, axis=-1), shape=drawn.shape)
+    options = EdgeOptions(points_per_side=2, thresholds=5, max_images=2)
+    task = EdgeTask(model, read_bsds(tmp_path, "val"), options)
+    assert [item.key for item in task.items] == ["bsds500_val/1", "bsds500_val/2"]
+    scores = done(task)
+    assert set(scores) == {"bsds500_val"}
+    assert set(scores["bsds500_val"]) == {"sam", "hq", "sum"}
+    assert scores["bsds500_val"]["sam"]["n"] == 2
+    assert 0 <= scores["bsds500_val"]["sam"]["ods"] <= 100
+    assert "test split" in task.describe()["note"]
+    with pytest.raises(ValueError, match="max_images"):
+        EdgeTask(model, read_bsds(tmp_path, "val"), EdgeOptions(max_images=0))
+    with pytest.raises(DataError, match="nothing to evaluate"):
+        EdgeTask(model, [])
