@@ -14,9 +14,9 @@ from hqsam.boxes import mask_to_box
 from hqsam.data import open_dataset
 from hqsam.data.boundaries import read_bsds
 from hqsam.data.clicks import central_click, correction_click
-from hqsam.engine.eval_clicks import ClickOptions, ClickTask
-from hqsam.engine.eval_edges import EdgeOptions, EdgeTask
-from hqsam.engine.eval_mattes import MatteTask
+from hqsam.engine.evaluation.clicks import ClickOptions, ClickTask
+from hqsam.engine.evaluation.edges import EdgeOptions, EdgeTask
+from hqsam.engine.evaluation.mattes import MatteTask
 from hqsam.errors import DataError
 from hqsam.images import write_image
 from hqsam.metrics import mask_iou
@@ -158,7 +158,7 @@ def test_options_that_cannot_be(options: dict[str, Any], message: str) -> None:
 def test_columns_that_the_model_has(pack: Path) -> None:
     plain = tiny("sam_test_vit")
     assert ClickTask(plain, open_dataset(pack)).columns == ("sam",)
-    with pytest.raises(ValueError, match="plain SAM"):
+    with pytest.raises(ValueError, match="gives the columns sam, asked for sum"):
         ClickTask(plain, open_dataset(pack), ClickOptions(columns=("sum",)))
 
 

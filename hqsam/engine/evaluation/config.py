@@ -9,6 +9,7 @@ from hqsam.engine.config import MISSING, setting
 from hqsam.refine import Refine
 from hqsam.types import Fusion
 
+TaskName = Literal["masks", "instances", "video", "clicks", "edges", "mattes"]
 ProtocolName = Literal["predictor", "paper"]
 PromptName = Literal["box"]
 
@@ -86,10 +87,33 @@ class VideoConfig:
 
 
 @dataclass(kw_only=True)
+class ClickConfig:
+    """Of `task=clicks`: points, boxes with noise, and clicks that correct."""
+
+    prompts: list[str] = setting(
+        ["clicks"], "of clicks, points, point (the central one), boxes (with noise)"
+    )
+    clicks: int = setting(20, "clicks at most", at_least=1)
+    points: list[int] = setting([1, 3, 5, 7, 9], "numbers of random points of the object")
+    noise: list[float] = setting([0.0, 0.2, 0.4], "scales of the noise of the box")
+    seed: int = setting(0, "of random points and noise")
+
+
+@dataclass(kw_only=True)
+class EdgeConfig:
+    """Of `task=edges`: boundaries as in the SAM paper, scored by the BSDS500 benchmark."""
+
+    points_per_side: int = setting(16, "grid that is asked", at_least=1)
+    thresholds: int = setting(99, "of the maps", at_least=1)
+    tolerance: float = setting(0.0075, "largest distance of matched pixels, share of the diagonal", above=0, at_most=1)
+    max_images: int | None = setting(None, "only so many images, evenly spaced; null: all", at_least=1)
+
+
+@dataclass(kw_only=True)
 class EvalConfig:
     """An evaluation run."""
 
-    task: Literal["masks", "instances", "video"] = setting("masks", "what is measured, see docs/evaluation.md")
+    task: TaskName = setting("masks", "what is measured, see docs/evaluation.md")
 
     output_dir: str = setting(
         MISSING, "run folder: results.json results.md records.jsonl timing.json plots/ gallery.html"
@@ -107,3 +131,5 @@ class EvalConfig:
     data: EvalDataConfig = field(default_factory=EvalDataConfig)
     instances: InstanceConfig = field(default_factory=InstanceConfig)
     video: VideoConfig = field(default_factory=VideoConfig)
+    clicks: ClickConfig = field(default_factory=ClickConfig)
+    edges: EdgeConfig = field(default_factory=EdgeConfig)

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from hqsam.data.detections import Detections, ImageBoxes, read_detections, true_boxes
 from hqsam.data.instance_opening import find_instance_card, open_instances
 from hqsam.data.instances import InstanceSet
+from hqsam.engine.evaluation.columns import choose_columns
 from hqsam.errors import DataError
 from hqsam.images import read_image
 from hqsam.metrics import InstanceRecord, InstanceScores
 from hqsam.metrics.instance_overlaps import METRICS
-from hqsam.metrics.instance_records import COLUMNS, ImageId, Score
+from hqsam.metrics.instance_records import ImageId, Score
 from hqsam.metrics.instances import Rules
 from hqsam.models import Sam
 from hqsam.predictor import SamPredictor
@@ -221,15 +222,3 @@ def _boxes_of(
         raise DataError(f"boxes of a group of sets are a folder with {each.name}.json and so on, got {path}")
     file = path / f"{each.name}.json" if path.is_dir() else path
     return read_detections(file, each.truth, top_k=top_k, class_agnostic=class_agnostic)
-
-
-def choose_columns(model: Sam, asked: Sequence[str]) -> tuple[Fusion, ...]:
-    """The columns that a model gives, as far as they are asked for; all for an empty list.
-
-    Raises:
-        ValueError: it cannot give one of them: an untrained head, or none, gives "sam" alone.
-    """
-    possible: tuple[Fusion, ...] = COLUMNS if model.has_hq and model.head_state != "untrained" else ("sam",)
-    if wrong := sorted(set(asked) - set(possible)):
-        raise ValueError(f"columns {', '.join(wrong)} were asked for, but this model gives {', '.join(possible)}")
-    return tuple(column for column in possible if column in asked or not asked)

@@ -51,7 +51,7 @@ class SingleItems(Protocol[Item, Loaded, R]):
     def run(self, item: Item, loaded: Loaded) -> Sequence[R]:
         """The records of an item."""
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Mapping[str, Any]:
         """The protocol."""
 
 

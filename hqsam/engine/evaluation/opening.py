@@ -6,10 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hqsam.data import ImageRecord, open_dataset, open_videos
-from hqsam.engine.evaluation.config import EvalConfig, EvalOptions
+from hqsam.data import ImageRecord, data_root, open_dataset, open_videos
+from hqsam.data.boundaries import read_bsds
+from hqsam.engine.evaluation.clicks import ClickOptions, ClickTask
+from hqsam.engine.evaluation.config import EvalConfig, EvalOptions, TaskName
+from hqsam.engine.evaluation.edges import EdgeOptions, EdgeTask
 from hqsam.engine.evaluation.instances import InstanceOptions, open_instance_task
 from hqsam.engine.evaluation.masks import MaskTask
+from hqsam.engine.evaluation.mattes import MatteOptions, MatteTask
 from hqsam.engine.evaluation.one_by_one import OneByOne
 from hqsam.engine.evaluation.report import EvalResult
 from hqsam.engine.evaluation.showing import show_masks
@@ -17,6 +21,9 @@ from hqsam.engine.evaluation.task import Task
 from hqsam.engine.evaluation.video import VideoOptions, VideoTask
 from hqsam.errors import ConfigError
 from hqsam.metrics import InstanceRecord
+from hqsam.metrics.clicks import PromptRecord
+from hqsam.metrics.edges import EdgeRecord
+from hqsam.metrics.mattes import MatteRecord
 from hqsam.models import Sam
 
 AnyTask = Task[Any, Any, Any]
@@ -35,7 +42,7 @@ def open_task(config: EvalConfig, model: Sam) -> tuple[AnyTask, Show]:
         masks_alone = {"protocol": "predictor", "refine": "none"}
         if odd := [key for key, value in masks_alone.items() if getattr(config, key) != value]:
             raise ConfigError(f"{', '.join(odd)} belong to task=masks, not to task={config.task}")
-    return {"masks": _masks, "instances": _instances, "video": _video}[config.task](config, model)
+    return _OPENERS[config.task](config, model)
 
 
 def _masks(config: EvalConfig, model: Sam) -> tuple[AnyTask, Show]:
@@ -49,8 +56,7 @@ def _masks(config: EvalConfig, model: Sam) -> tuple[AnyTask, Show]:
         workers=config.data.workers,
         batch_size=config.data.batch_size,
     )
-    records: list[ImageRecord] = [r for name in config.data.sets for r in open_dataset(name, root=_root(config))]
-    task = MaskTask(model, records, options)
+    task = MaskTask(model, _open_images(config), options)
     return task, lambda result, folder: show_masks(task, result, config.plots, folder)
 
 
@@ -83,6 +89,67 @@ def _video(config: EvalConfig, model: Sam) -> tuple[AnyTask, Show]:
         dilation_ratio=config.dilation_ratio,
     )
     return VideoTask(model, open_videos(_only_set(config), root=_root(config)), options), _show_nothing
+
+
+def _clicks(config: EvalConfig, model: Sam) -> tuple[AnyTask, Show]:
+    keys = config.clicks
+    options = ClickOptions(
+        prompts=tuple(keys.prompts),  # type: ignore[arg-type]
+        clicks=keys.clicks,
+        points=tuple(keys.points),
+        noise=tuple(keys.noise),
+        seed=keys.seed,
+        columns=tuple(config.columns),  # type: ignore[arg-type]
+        max_per_source=config.data.max_per_source,
+        dilation_ratio=config.dilation_ratio,
+    )
+    inner = ClickTask(model, _open_images(config), options)
+    title = "IoU and boundary IoU in percent by prompt, and numbers of clicks"
+    return OneByOne(inner, model, name="clicks", title=title, make_record=PromptRecord), _show_nothing
+
+
+def _edges(config: EvalConfig, model: Sam) -> tuple[AnyTask, Show]:
+    keys = config.edges
+    options = EdgeOptions(
+        columns=tuple(config.columns),  # type: ignore[arg-type]
+        points_per_side=keys.points_per_side,
+        thresholds=keys.thresholds,
+        tolerance=keys.tolerance,
+        max_images=keys.max_images,
+    )
+    prefix, _, split = _only_set(config).rpartition("_")
+    if prefix != "bsds500":
+        raise ConfigError(
+            "task=edges takes bsds500_train, bsds500_val or bsds500_test, found below data.root; "
+            f"got {config.data.sets[0]!r}"
+        )
+    inner = EdgeTask(model, read_bsds(data_root(_root(config)), split), options)
+    title = "boundaries in percent"
+    return OneByOne(inner, model, name="edges", title=title, make_record=EdgeRecord), _show_nothing
+
+
+def _mattes(config: EvalConfig, model: Sam) -> tuple[AnyTask, Show]:
+    options = MatteOptions(
+        columns=tuple(config.columns),  # type: ignore[arg-type]
+        max_per_source=config.data.max_per_source,
+    )
+    inner = MatteTask(model, _open_images(config), options)
+    title = "errors of soft masks: SAD in thousands, MSE, gradient"
+    return OneByOne(inner, model, name="mattes", title=title, make_record=MatteRecord), _show_nothing
+
+
+_OPENERS: dict[TaskName, Callable[[EvalConfig, Sam], tuple[AnyTask, Show]]] = {
+    "masks": _masks,
+    "instances": _instances,
+    "video": _video,
+    "clicks": _clicks,
+    "edges": _edges,
+    "mattes": _mattes,
+}
+
+
+def _open_images(config: EvalConfig) -> list[ImageRecord]:
+    return [record for name in config.data.sets for record in open_dataset(name, root=_root(config))]
 
 
 def _show_nothing(result: EvalResult, folder: Path) -> None:

@@ -17,16 +17,16 @@ from torch.nn import functional as F
 
 from hqsam.boxes import mask_to_box
 from hqsam.encoding import encode_images
+from hqsam.engine.evaluation.columns import possible_columns, require_columns
 from hqsam.engine.evaluation.config import EvalOptions, ProtocolName
 from hqsam.geometry import ResizeLongestSide
 from hqsam.models import Sam, select_masks
 from hqsam.refine import Refine
 from hqsam.segmentation import Answer, masks_of_image
-from hqsam.types import FUSIONS, Fusion, ImageFeatures, Prompts
+from hqsam.types import Fusion, ImageFeatures, Prompts
 
 INSIDE = 128
 """Grey values above this are inside a true mask (the published evaluation's threshold)."""
-COLUMNS: tuple[Fusion, ...] = ("sam", "hq", "sum")
 _PIXELS_AT_ONCE = 2**25
 """Output pixels of one chunk of prompts, so that large photographs do not need memory for every object."""
 
@@ -66,11 +66,9 @@ def make_path(model: Sam, options: EvalOptions) -> MaskPath:
 
 
 def _choose_columns(model: Sam, protocol: ProtocolName, asked: Sequence[str]) -> tuple[Fusion, ...]:
-    unknown = [column for column in asked if column not in FUSIONS]
-    if unknown:
-        raise ValueError(f"columns must be among {', '.join(COLUMNS)}, got {', '.join(unknown)}")
-    has_head = model.has_hq and model.head_state != "untrained"
-    possible = COLUMNS if has_head else ("sam",)
+    require_columns(asked)
+    possible = possible_columns(model)
+    has_head = "hq" in possible
     if protocol == "paper":
         possible = tuple(column for column in possible if column == "hq")
     chosen = tuple(column for column in possible if column in asked or not asked)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from hqsam.data.video_boxes import BoxTrack, read_video_boxes
 from hqsam.data.videos import VideoRecord, VideoSet, check_frame, every_nth_frame, load_frame_masks
+from hqsam.engine.evaluation.columns import choose_columns
 from hqsam.engine.evaluation.masks import describe_model
 from hqsam.engine.evaluation.report import EvalResult
 from hqsam.engine.evaluation.task import Outcome, ScorePool
@@ -35,7 +36,6 @@ from hqsam.types import Fusion
 
 VideoPrompts = Literal["truth_boxes", "boxes", "propagate"]
 Scored = DavisRecord | TubeRecord
-COLUMNS: tuple[Fusion, ...] = ("sam", "hq", "sum")
 _PIXELS_AT_ONCE = 2**25
 """Output pixels of one chunk of prompts, so that a hundred tracks on large frames do not need memory for all logits."""
 
@@ -125,7 +125,7 @@ class VideoTask:
     def __init__(self, model: Sam, videos: VideoSet, options: VideoOptions | None = None) -> None:
         self.options = options or VideoOptions()
         self.has_classes = bool(videos.categories)
-        self.columns = _columns_of(model, self.options.columns)
+        self.columns = choose_columns(model, self.options.columns)
         self.model, self.predictor = model, SamPredictor(model)
         self.watch: Callable[[WatchedFrame], None] | None = None
         if self.has_classes and self.options.prompts == "propagate":
@@ -340,15 +340,3 @@ def _read_frames(video: VideoRecord) -> Iterator[tuple[int, NDArray[np.uint8], l
             if not last:
                 coming = pool.submit(read, frame + 1)
             yield here
-
-
-def _columns_of(model: Sam, asked: Sequence[Fusion]) -> tuple[Fusion, ...]:
-    """The columns to compute.
-
-    Raises:
-        ValueError: the model cannot give one that was asked for, or there is no such column.
-    """
-    possible = COLUMNS if model.has_hq and model.head_state != "untrained" else COLUMNS[:1]
-    if wrong := [column for column in asked if column not in possible]:
-        raise ValueError(f"this model gives the columns {', '.join(possible)}, asked for {', '.join(wrong)}")
-    return tuple(column for column in possible if column in asked or not asked)

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hqsam.data import ImageRecord, load_object_masks
-from hqsam.engine.eval_clicks import ClickItem, columns_of
-from hqsam.engine.eval_plan import plan_items
-from hqsam.engine.eval_protocols import INSIDE, tight_box
+from hqsam.engine.evaluation.clicks import ClickItem
+from hqsam.engine.evaluation.columns import choose_columns
+from hqsam.engine.evaluation.plan import plan_items
+from hqsam.engine.evaluation.protocols import INSIDE, tight_box
 from hqsam.errors import DataError
 from hqsam.images import read_image
 from hqsam.metrics.mattes import MatteRecord, MatteSample, MatteScores, score_mattes
@@ -60,7 +61,7 @@ class MatteTask:
 
     def __init__(self, model: Sam, records: Sequence[ImageRecord], options: MatteOptions | None = None) -> None:
         self.options = options or MatteOptions()
-        self.columns = columns_of(model, self.options.columns)
+        self.columns = choose_columns(model, self.options.columns)
         self.predictor = SamPredictor(model)
         with_mattes = [record for record in records if any(obj.alpha is not None for obj in record.objects)]
         if not with_mattes:

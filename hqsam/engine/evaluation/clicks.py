@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from hqsam.data import ImageRecord, load_object_masks
 from hqsam.data.clicks import Click, central_click, correction_click, random_pixels, shaken_box
 from hqsam.data.seeding import make_generator
-from hqsam.engine.eval_plan import plan_items
-from hqsam.engine.eval_protocols import COLUMNS, INSIDE, tight_box
+from hqsam.engine.evaluation.columns import COLUMNS, choose_columns
+from hqsam.engine.evaluation.plan import plan_items
+from hqsam.engine.evaluation.protocols import INSIDE, tight_box
 from hqsam.images import read_image
 from hqsam.metrics import mask_iou
 from hqsam.metrics.boundary import DILATION_RATIO
@@ -104,7 +105,7 @@ class ClickTask:
     def __init__(self, model: Sam, records: Sequence[ImageRecord], options: ClickOptions | None = None) -> None:
         self.options = options or ClickOptions()
         self.predictor = SamPredictor(model)
-        self.columns = columns_of(model, self.options.columns)
+        self.columns = choose_columns(model, self.options.columns)
         self.items: Sequence[ClickItem] = [
             ClickItem(item.record.key, item.set, item.image, item.record, item.objects)
             for item in plan_items(records, self.options.max_per_source)
@@ -213,15 +214,3 @@ class ClickTask:
             "resolution": self.predictor.model.image_size,
             "max_per_source": "all" if o.max_per_source is None else o.max_per_source,
         }
-
-
-def columns_of(model: Sam, asked: Sequence[Fusion]) -> tuple[Fusion, ...]:
-    """The columns of a report: those asked for, or all that the model can give.
-
-    Raises:
-        ValueError: the model has no HQ head, or an untrained one, for a column that was asked for.
-    """
-    possible = COLUMNS if model.has_hq and model.head_state != "untrained" else COLUMNS[:1]
-    for column in asked:
-        model.resolve_fusion(column)
-    return tuple(column for column in possible if column in asked or not asked)

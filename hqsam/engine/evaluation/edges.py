@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hqsam.automatic.edges import SamEdgeDetector
 from hqsam.data.boundaries import BoundaryRecord, load_boundaries
-from hqsam.engine.eval_clicks import columns_of
+from hqsam.engine.evaluation.columns import choose_columns
 from hqsam.errors import DataError
 from hqsam.images import read_image
 from hqsam.metrics.edge_matching import TOLERANCE
@@ -65,7 +65,7 @@ class EdgeTask:
 
     def __init__(self, model: Sam, records: Sequence[BoundaryRecord], options: EdgeOptions | None = None) -> None:
         self.options = o = options or EdgeOptions()
-        self.columns = columns_of(model, o.columns)
+        self.columns = choose_columns(model, o.columns)
         self.detector = SamEdgeDetector(
             model, points_per_side=o.points_per_side, box_nms_thresh=o.box_nms_thresh, sigma=o.sigma, fusion="sam"
         )
