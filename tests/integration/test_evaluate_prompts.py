@@ -147,7 +147,9 @@ def test_a_perfect_answer_is_not_clicked_again(model: Sam, pack: Path, monkeypat
         ({"columns": ("best",)}, "sam, hq, sum"),
         ({"clicks": 0}, "at least 1"),
         ({"points": (0, 1)}, "at least 1"),
+        ({"points": (3, 3)}, "different numbers"),
         ({"noise": (1.2,)}, "within 0 and 1"),
+        ({"noise": (0.2, 0.2)}, "different numbers"),
     ],
 )
 def test_options_that_cannot_be(options: dict[str, Any], message: str) -> None:

@@ -68,6 +68,9 @@ class ClickOptions:
             raise ValueError(f"prompts is empty: name some of {', '.join(get_args(PromptKind))}")
         if self.clicks < 1 or not self.points or min(self.points) < 1:
             raise ValueError(f"clicks and points must be at least 1, got {self.clicks} and {list(self.points)}")
+        for name, numbers in (("points", self.points), ("noise", self.noise)):
+            if len(set(numbers)) < len(numbers):
+                raise ValueError(f"{name} must be different numbers, got {list(numbers)}")
         if not self.noise or not all(0 <= scale <= 1 for scale in self.noise):
             raise ValueError(f"noise must be scales within 0 and 1, got {list(self.noise)}")
 
