@@ -89,9 +89,10 @@ class InstanceTruth:
         Raises:
             ValueError: one of them is not in the set, or none is left.
         """
-        if unknown := sorted(set(images) - self.images.keys(), key=str):
+        wanted = set(images)
+        if unknown := sorted(wanted - self.images.keys(), key=str):
             raise ValueError(f"{len(unknown)} images are not in the set, the first is {unknown[0]}")
-        kept = {number: image for number, image in self.images.items() if number in set(images)}
+        kept = {number: image for number, image in self.images.items() if number in wanted}
         return replace(self, images=kept, instances=tuple(item for item in self.instances if item.image in kept))
 
     def without_categories(self) -> InstanceTruth:

@@ -66,6 +66,7 @@ def test_class_agnostic_ap_is_that_of_pycocotools_without_categories() -> None:
         assert [found.get(name, -1.0) for name in NAMES] == [-1.0 if v == -1 else 100.0 * v for v in run.stats[:6]]
 
 
+@pytest.mark.filterwarnings("ignore:The 'warn' method is deprecated")
 @pytest.mark.parametrize("block", range(6))
 def test_lvis_ap_is_that_of_lvis(block: int) -> None:
     pytest.importorskip("lvis")
@@ -84,6 +85,19 @@ def test_lvis_ap_is_that_of_lvis(block: int) -> None:
         run.run()
         expected = {names[name]: 100.0 * value for name, value in run.results.items() if name in names and value > -1}
         assert {name: found[name] for name in names.values() if name in found} == expected, seed
+
+
+def test_lvis_with_nothing_found_nothing_annotated_or_one_frequency() -> None:
+    pytest.importorskip("lvis")
+    truth, records = random_set(4, lvis=True)
+    truth = replace(truth, categories=dict.fromkeys(truth.categories, "c"))
+    found = scored(truth, records, rules="lvis").compute()["set"]["sam"]
+    assert "ap" in found and found["apc"] == found["ap"] and "apr" not in found and "ap_bf" not in found
+    nothing = [InstanceRecord("set", k, [], [], {"sam": []}, {"sam": []}) for k in truth.images]
+    assert scored(truth, nothing, rules="lvis").compute()["set"]["sam"]["ap_b"] == 0.0
+    for few in (records, nothing):
+        empty = scored(replace(truth, instances=()), few, rules="lvis").compute()["set"]["sam"]
+        assert empty["n"] == 0 and not any(name.startswith("ap") for name in empty)
 
 
 def test_lvis_counts_300_masks_of_an_image() -> None:
