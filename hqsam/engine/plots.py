@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
 
 GREEN: Color = (35, 150, 90)
+COLUMN_COLORS: dict[str, Color] = {"sam": RED, "hq": GREEN, "sum": BLUE}
 COLORS: tuple[Color, ...] = (BLUE, RED, GREEN)
 """In the order in which lines are given; the last is used again for more."""
 

@@ -8,21 +8,15 @@ from typing import Any
 
 from hqsam.checkpoints import atomic_path
 from hqsam.engine.evaluation.pictures import KINDS
-from hqsam.engine.evaluation.report import format_markdown
+from hqsam.engine.evaluation.report import COLUMN_TITLES, format_markdown
+from hqsam.engine.evaluation.showing import CASES
 from hqsam.engine.logs import read_entries
-from hqsam.engine.plots import GREEN, Line, draw_plot
+from hqsam.engine.plots import COLUMN_COLORS, Line, draw_plot
 from hqsam.engine.schedule import StepPlan
 from hqsam.engine.train_config import TrainConfig
 from hqsam.engine.validation import Validator
-from hqsam.visualize import BLUE, RED
 
-_COLUMNS = {"sam": ("SAM", RED), "hq": ("HQ", GREEN), "sum": ("SAM+HQ", BLUE)}
 _METRICS = {"mbiou": "boundary IoU", "miou": "mask IoU"}
-_CASES = {
-    "worst": "Worst cases by boundary IoU",
-    "gain": "Where HQ gains most over SAM",
-    "decline": "Where HQ loses most against SAM",
-}
 
 Entry = Mapping[str, Any]
 
@@ -88,8 +82,8 @@ def _validation(means: Sequence[Entry], folder: Path) -> list[str]:
     steps = [entry["step"] for entry in means]
     for metric, name in _METRICS.items():
         curves = [
-            Line(title, steps, [entry[f"{column}_{metric}"] for entry in means], color)
-            for column, (title, color) in _COLUMNS.items()
+            Line(title, steps, [entry[f"{column}_{metric}"] for entry in means], COLUMN_COLORS[column])
+            for column, title in COLUMN_TITLES.items()
         ]
         file = Path("plots", f"validation_{metric}.png")
         draw_plot(folder / file, f"validation, mean {name} over sets, percent", curves)
@@ -103,11 +97,11 @@ def _cases(folder: Path) -> list[str]:
     for kind in KINDS:
         files = sorted((folder / "plots").glob(f"{kind}_[0-9]*.png"))
         if files:
-            lines += [f"## {_CASES[kind]}", ""]
+            lines += [f"## {CASES[kind]}", ""]
             lines += [line for file in files for line in (f"![{file.stem}](plots/{file.name})", "")]
     return lines
 
 
 def _row(entry: Entry) -> str:
-    values = (f"{entry[f'{c}_{m}']:.2f}" for c in _COLUMNS for m in ("miou", "mbiou"))
+    values = (f"{entry[f'{c}_{m}']:.2f}" for c in COLUMN_TITLES for m in ("miou", "mbiou"))
     return f"| {entry['step']} | " + " | ".join(values) + " |"

@@ -230,6 +230,17 @@ def edge_metrics(records: Sequence[EdgeRecord], column: str, levels: Floats) -> 
     return scores if area is None else scores | {"ap": 100 * area}
 
 
+def precision_recall(records: Sequence[EdgeRecord], column: str) -> tuple[Floats, Floats]:
+    """The curve of a set: recall and precision at every threshold, in [0, 1], counts summed over the images.
+
+    Args:
+        records: at least one, all with the same number of thresholds.
+        column: which of their columns.
+    """
+    counts = np.array([[r.recalled[column], r.correct[column], r.predicted[column]] for r in records], dtype=np.int64)
+    return _ratios(counts.sum(axis=0), sum(record.true_pixels for record in records))
+
+
 def _ratios(counts: NDArray[np.int64], true_pixels: Any) -> tuple[Floats, Floats]:
     """Recall and precision of (recalled, correct, predicted); 0 where there is nothing to divide by."""
     recalled, correct, predicted = counts

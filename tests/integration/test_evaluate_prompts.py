@@ -45,8 +45,11 @@ def target(k: int) -> NDArray[np.uint8]:
 
 @pytest.fixture(scope="module")
 def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pack(tmp_path_factory.mktemp("data") / "pack")
+
+
+def write_pack(folder: Path) -> Path:
     """Two images of one object each, the first with a matte; a third whose object is empty."""
-    folder = tmp_path_factory.mktemp("data") / "pack"
     rng = np.random.default_rng(0)
     entries: list[dict[str, Any]] = []
     for k, name in enumerate("abc"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from numbers import Real
@@ -17,6 +19,9 @@ Record = Mapping[str, Any]
 _EXPECTED_TO_DIFFER = ("model", "versions")
 """Parts of a protocol whose difference does not make numbers incomparable."""
 _MAIN = ("sum", "hq", "sam")
+_OVER_FRAMES = ("j", "f")
+_SHARES = ("miou", "mbiou", *_OVER_FRAMES)
+"""Fields of records with numbers in [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -92,13 +97,14 @@ def read_side(path: Path, column: str | None = None) -> Side:
         raise DataError(f"the evaluation in {folder} is damaged: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("protocol"), dict) or not records:
         raise DataError(f"{results} is not a results.json of an evaluation with records")
-    columns = {name for record in records for values in _metrics(record).values() for name in values}
+    protocol = content["protocol"]
+    columns = {name for record in records for values in _metrics(record, protocol).values() for name in values}
     if not columns:
         raise DataError(f"the records beside {results} hold no scores of single objects; nothing can be resampled")
     chosen = column or next(name for name in _MAIN if name in columns)
     if chosen not in columns:
         raise DataError(f"{results} has {', '.join(sorted(columns))}, not the column {chosen!r}")
-    return Side(f"{folder.name} {COLUMN_TITLES[chosen]}", chosen, records, content["protocol"])
+    return Side(f"{folder.name} {COLUMN_TITLES[chosen]}", chosen, records, protocol)
 
 
 def compare_results(
@@ -114,16 +120,18 @@ def compare_results(
     both = [key for key in first if key in second]
     if not both:
         raise DataError(f"{a.name} and {b.name} have no object in common")
-    names = [name for name in _metrics(first[both[0]]) if name in _metrics(second[both[0]])]
-    metrics = {}
-    for name in names:
-        values = {
-            key: (_place(first[key]), 100 * first[key][name][a.column], 100 * second[key][name][b.column])
-            for key in both
-            if a.column in first[key].get(name, {}) and b.column in second[key].get(name, {})
-        }
-        if values:
-            metrics[name] = paired_bootstrap(values, resamples=resamples, confidence=confidence, seed=seed)
+    values: dict[str, dict[Hashable, tuple[Place, float, float]]] = defaultdict(dict)
+    for key in both:
+        one, other = _metrics(first[key], a.protocol), _metrics(second[key], b.protocol)
+        for name in one.keys() & other.keys():
+            if a.column in one[name] and b.column in other[name]:
+                values[name][key] = _place(first[key]), one[name][a.column], other[name][b.column]
+    order = [name for key in both for name in _metrics(first[key], a.protocol)]
+    metrics = {
+        name: paired_bootstrap(values[name], resamples=resamples, confidence=confidence, seed=seed)
+        for name in dict.fromkeys(order)
+        if name in values
+    }
     if not metrics:
         raise DataError(f"{a.name} and {b.name} have no metric in common")
     settings = [key for key in {**a.protocol, **b.protocol} if key not in _EXPECTED_TO_DIFFER]
@@ -151,7 +159,8 @@ def format_comparison(found: Comparison) -> str:
                 lines.append(_row(name, metric, parts[name]))
     lines += [
         "",
-        f"In percent. Intervals: {found.resamples} resamples of images within each set, paired. Bold: zero is outside.",
+        f"Shares in percent. Intervals: {found.resamples} paired resamples of images within each set. Bold: zero is "
+        "outside.",
     ]
     if found.only_a or found.only_b:
         lines.append(f"Left out: {found.only_a} objects of the first alone, {found.only_b} of the second alone.")
@@ -168,15 +177,29 @@ def _row(name: str, metric: str, part: Difference) -> str:
     return "| " + " | ".join([*cells, f"{mark}{part.difference:+.2f}{mark}", interval]) + " |"
 
 
-def _metrics(record: Record) -> dict[str, Mapping[str, float]]:
-    """The fields of a record that hold a number for each column."""
-    return {
-        name: value
-        for name, value in record.items()
-        if isinstance(value, dict)
-        and value
-        and all(key in COLUMN_TITLES and isinstance(number, Real) for key, number in value.items())
-    }
+def _metrics(record: Record, protocol: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Metric -> column -> number, from the fields of a record that have columns: shares in percent.
+
+    A field that holds several numbers for a column, by the step of a prompt, is as many metrics; J and F of a video's
+    frames are one, their mean over the frames that count.
+    """
+    found: dict[str, dict[str, float]] = defaultdict(dict)
+    for name, columns in record.items():
+        if not isinstance(columns, dict) or not set(columns) <= set(COLUMN_TITLES):
+            continue
+        scale = 100.0 if name in _SHARES else 1.0
+        for column, value in columns.items():
+            if isinstance(value, Real):
+                found[name][column] = scale * float(value)
+            elif isinstance(value, dict):
+                for step, number in value.items():
+                    found[f"{name}_{step}"][column] = scale * float(number)
+            elif name in _OVER_FRAMES:
+                inner = value[1:-1] if protocol.get("frames") == "inner" else value
+                counted = [number for number in inner if number is not None]
+                if counted:
+                    found[name][column] = scale * math.fsum(counted) / len(counted)
+    return dict(found)
 
 
 def _by_object(side: Side) -> dict[Hashable, Record]:

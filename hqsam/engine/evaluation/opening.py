@@ -16,7 +16,7 @@ from hqsam.engine.evaluation.masks import MaskTask
 from hqsam.engine.evaluation.mattes import MatteOptions, MatteTask
 from hqsam.engine.evaluation.one_by_one import OneByOne
 from hqsam.engine.evaluation.report import EvalResult
-from hqsam.engine.evaluation.showing import show_masks
+from hqsam.engine.evaluation.showing import show_curves, show_edges, show_masks
 from hqsam.engine.evaluation.task import Task
 from hqsam.engine.evaluation.video import VideoOptions, VideoTask
 from hqsam.errors import ConfigError
@@ -105,7 +105,8 @@ def _clicks(config: EvalConfig, model: Sam) -> tuple[AnyTask, Show]:
     )
     inner = ClickTask(model, _open_images(config), options)
     title = "IoU and boundary IoU in percent by prompt, and numbers of clicks"
-    return OneByOne(inner, model, name="clicks", title=title, make_record=PromptRecord), _show_nothing
+    task = OneByOne(inner, model, name="clicks", title=title, make_record=PromptRecord)
+    return task, lambda result, folder: show_curves(result, config.plots, folder)
 
 
 def _edges(config: EvalConfig, model: Sam) -> tuple[AnyTask, Show]:
@@ -125,7 +126,8 @@ def _edges(config: EvalConfig, model: Sam) -> tuple[AnyTask, Show]:
         )
     inner = EdgeTask(model, read_bsds(data_root(_root(config)), split), options)
     title = "boundaries in percent"
-    return OneByOne(inner, model, name="edges", title=title, make_record=EdgeRecord), _show_nothing
+    task = OneByOne(inner, model, name="edges", title=title, make_record=EdgeRecord)
+    return task, lambda result, folder: show_edges(result, config.plots, folder)
 
 
 def _mattes(config: EvalConfig, model: Sam) -> tuple[AnyTask, Show]:

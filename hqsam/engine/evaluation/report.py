@@ -23,6 +23,8 @@ METRIC_TITLES = {
     "n": "objects",
 }
 """Metrics whose name is not simply printed in capitals."""
+_SHORT = 20
+"""Letters of a prompt's description that stands beside numbers; longer ones are in the list of the protocol alone."""
 _WIDE = 2
 """Up to so many metrics stand side by side for all columns; with more each column has a row of its own."""
 
@@ -135,8 +137,10 @@ def _number(values: Mapping[str, float], metric: str) -> str:
 
 def short_protocol(protocol: Mapping[str, Any]) -> str:
     """The protocol in a few words, to stand beside a number."""
-    ring = f", ring {100 * protocol['dilation_ratio']:g} %" if "dilation_ratio" in protocol else ""
-    return f"{protocol['name']}, {protocol['prompt']}, {protocol['resolution']} px{ring}"
+    prompt = str(protocol.get("prompt", ""))
+    words = [protocol["name"], *([prompt] if 0 < len(prompt) <= _SHORT else []), f"{protocol['resolution']} px"]
+    ring = [f"ring {100 * protocol['dilation_ratio']:g} %"] if "dilation_ratio" in protocol else []
+    return ", ".join([*words, *ring])
 
 
 def _bullets(values: Mapping[str, Any], indent: str = "") -> list[str]:

@@ -91,6 +91,27 @@ def test_other_protocols_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "protocols differ** in resolution: 64 and 1024" in text and "in model" not in text
 
 
+def test_steps_of_prompts_frames_of_videos_and_errors_of_mattes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = write_run(tmp_path / "run", 0.0)
+    results.write_text(json.dumps({"protocol": {"frames": "inner"}}))
+    records = [
+        {
+            "set": "s",
+            "image": "a",
+            "miou": {"sam": {"click1": 0.5, "click2": 0.6}, "sum": {"click1": 0.75, "click2": 0.6}},
+        },
+        {"set": "s", "video": "b", "j": {"sam": [None, 0.2, 0.4, None, 0.9], "sum": [None, 0.4, 0.6, None, 0.1]}},
+        {"set": "s", "image": "c", "sad": {"sam": 3.0, "sum": 2.0}, "recalled": {"sam": [1, 2], "sum": [2, 3]}},
+    ]
+    (tmp_path / "run/records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert main(["compare", str(results), "--json"]) == 0
+    metrics = json.loads(capsys.readouterr().out)["metrics"]
+    found = {name: round(parts["mean"]["difference"], 6) for name, parts in metrics.items()}
+    assert found == {"miou_click1": 25, "miou_click2": 0, "j": 20, "sad": -1}
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
