@@ -59,8 +59,7 @@ def json_files(images: Path, annotations: Path, set_name: str) -> dict[str, Path
     beside_masks = _stems(images, _JPEG) if together else stems
     if not stems & set(files) or beside_masks & _stems(annotations, _PNG if together else MASK_SUFFIXES):
         return {}
-    if not together:
-        _warn_unlabelled(stems - set(files), len(stems), set_name)
+    _warn_unlabelled(beside_masks - set(files), len(beside_masks), set_name)
     return files
 
 

@@ -67,7 +67,7 @@ class PointsConfig:
 class DataConfig:
     """What it is trained on."""
 
-    train: list[str] = setting(MISSING, "data set names, image/mask folders or index.json packs")
+    train: list[str] = setting(MISSING, "data sets: names, folders, index.json packs, annotation files; data/README.md")
     val: list[str] = setting([], "the same, for validation")
     root: str | None = setting(None, "where named sets are; null: $HQSAM_DATA or data/")
     holdout: Literal["train", "val", "all"] = setting(

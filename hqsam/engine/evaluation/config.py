@@ -52,7 +52,7 @@ class EvalModelConfig:
 class EvalDataConfig:
     """What it is evaluated on."""
 
-    sets: list[str] = setting(MISSING, "data set names, image/mask folders or index.json packs")
+    sets: list[str] = setting(MISSING, "data sets: names, folders, index.json packs, annotation files; data/README.md")
     root: str | None = setting(None, "where named sets are; null: $HQSAM_DATA or data/")
     max_per_source: int | None = setting(None, "only the first objects of each source; null: all", at_least=1)
     workers: int = setting(2, "threads that read images ahead, and as many that score masks; 0: none", at_least=0)

@@ -292,7 +292,7 @@ def test_results_of_automatic_generation_open_again(
     assert one.key == f"a/a.{suffix}"
 
 
-def test_an_sa1b_folder(tmp_path: Path) -> None:
+def test_an_sa1b_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("sa_2", "sa_11"):
         draw(tmp_path / f"sa_000000/{name}.jpg")
         about = {"image_id": 2, "width": HW[1], "height": HW[0], "file_name": f"{name}.jpg"}
@@ -303,6 +303,10 @@ def test_an_sa1b_folder(tmp_path: Path) -> None:
     assert [record.key for record in records] == ["sa_000000/sa_11.jpg", "sa_000000/sa_2.jpg"]
     np.testing.assert_array_equal(np.stack(masks_of(records[1])) > 0, drawn_masks()[:2])
     assert open_dataset(tmp_path)[0].key == f"{tmp_path.name}/sa_000000/sa_11.jpg"  # sub-folders are included
+    assert not caplog.records
+    draw(tmp_path / "sa_000000/sa_3.jpg")
+    assert [r.key for r in open_dataset(tmp_path / "sa_000000")] == [r.key for r in records]
+    assert "1 of 3 images have no annotation" in caplog.text
 
 
 def test_defects_of_sa1b_folders(tmp_path: Path) -> None:
