@@ -7,7 +7,7 @@ from hqsam.metrics.instance_records import InstanceRecord, InstanceTruth, TrueIm
 from hqsam.metrics.instances import InstanceScores
 from hqsam.metrics.iou import mask_iou
 from hqsam.metrics.mask_scores import MaskRecord, MaskSample, MaskScores, score_masks
-from hqsam.metrics.proposals import ProposalRecord, ProposalScores
+from hqsam.metrics.proposals import ProposalRecord, ProposalSample, ProposalScores
 from hqsam.metrics.tubes import Tube, TubeRecord, TubeSample, TubeScores, tube_overlap
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "MaskSample",
     "MaskScores",
     "ProposalRecord",
+    "ProposalSample",
     "ProposalScores",
     "TrueImage",
     "TrueInstance",

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from hqsam.metrics.instance_records import ImageId, InstanceRecord, InstanceTruth
+from hqsam.rle import Rle
+
+
+class _OfImage(Protocol):
+    @property
+    def set(self) -> str: ...
+
+    @property
+    def image(self) -> ImageId: ...
+
+
+class _Masks(_OfImage, Protocol):
+    @property
+    def masks(self) -> Mapping[str, Sequence[Rle]]: ...
 
 
 class _Record(Protocol):
@@ -48,21 +62,29 @@ class RecordStore(Generic[Kept]):
                 here, or that does not fit its image.
         """
         for record in (record for state in states for record in state):
-            where = f"{record.set}, image {record.image}"
             if record.key in self._records:
                 raise ValueError(f"duplicate record: set, image = {record.key}")
-            truth = self.truths.get(record.set)
-            if truth is None or record.image not in truth.images:
-                known = f"the sets are {', '.join(self.truths)}" if truth is None else "the image is not in the set"
-                raise ValueError(f"{where}: {known}")
+            self.truth_of(record)
             first = next(iter(self._records.values()), record)
             if set(record.columns) != set(first.columns):
                 raise ValueError(
-                    f"every record needs the same columns: {where} has {sorted(record.columns)}, "
-                    f"{first.set}, image {first.image} has {sorted(first.columns)}"
+                    f"every record needs the same columns: {record.set}, image {record.image} has "
+                    f"{sorted(record.columns)}, {first.set}, image {first.image} has {sorted(first.columns)}"
                 )
             self._check(record)
             self._records[record.key] = record
+
+    def truth_of(self, record: _OfImage) -> InstanceTruth:
+        """The annotated instances of the set that holds an image.
+
+        Raises:
+            ValueError: the set or the image is unknown.
+        """
+        truth = self.truths.get(record.set)
+        if truth is None or record.image not in truth.images:
+            known = f"the sets are {', '.join(self.truths)}" if truth is None else "the image is not in the set"
+            raise ValueError(f"{record.set}, image {record.image}: {known}")
+        return truth
 
     def records_of(self, name: str) -> list[Kept]:
         """The records of a set, one for every image of it, sorted by image.
@@ -89,9 +111,21 @@ def check_masks(record: InstanceRecord, truth: InstanceTruth, *, any_category: b
     Raises:
         ValueError: an unknown category, unless categories mean nothing; masks of another size than their image.
     """
-    where = f"{record.set}, image {record.image}"
     if not any_category and (unknown := sorted(set(record.categories) - truth.categories.keys())):
+        where = f"{record.set}, image {record.image}"
         raise ValueError(f"{where}: the set has no category {', '.join(map(str, unknown))}")
-    size = truth.images[record.image].size_hw
-    if any(tuple(rle["size"]) != size for rles in record.masks.values() for rle in rles):
-        raise ValueError(f"{where}: the masks must be of the image's size, {size[0]} x {size[1]} (height x width)")
+    check_sizes(record, truth)
+
+
+def check_sizes(sample: _Masks, truth: InstanceTruth) -> None:
+    """Refuse masks of another size than their image, which is in the set.
+
+    Raises:
+        ValueError: there is one.
+    """
+    size = truth.images[sample.image].size_hw
+    if any(tuple(rle["size"]) != size for rles in sample.masks.values() for rle in rles):
+        raise ValueError(
+            f"{sample.set}, image {sample.image}: the masks must be of the image's size, "
+            f"{size[0]} x {size[1]} (height x width)"
+        )

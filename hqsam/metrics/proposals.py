@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,20 +10,56 @@ from typing import Any
 import numpy as np
 
 from hqsam.metrics.instance_overlaps import LOWEST, Key, Matrix, Pairs, plain_overlaps
-from hqsam.metrics.instance_records import (
-    COLUMNS,
-    SCORES,
-    ImageId,
-    InstanceRecord,
-    InstanceTruth,
-    Score,
-    TrueInstance,
-)
-from hqsam.metrics.instance_store import RecordStore, check_masks
+from hqsam.metrics.instance_records import COLUMNS, ImageId, InstanceRecord, InstanceTruth, Score, TrueInstance
+from hqsam.metrics.instance_store import RecordStore, check_sizes
 from hqsam.metrics.instances import Scores, count_instances
-from hqsam.rle import rle_area
+from hqsam.rle import Rle, rle_area
 
 LIMITS = (10, 100, 1000)
+
+
+@dataclass(frozen=True)
+class ProposalSample:
+    """The proposals of one image; their number may differ from column to column.
+
+    Attributes:
+        set: name of the data set.
+        image: id of the image in the set.
+        scores: column -> what ranks each proposal; equal ones rank in this order.
+        masks: column -> its mask, at the size of the image.
+
+    Raises:
+        ValueError: no column or an unknown one, lists of different lengths, a score that is not finite.
+    """
+
+    set: str
+    image: ImageId
+    scores: dict[str, list[float]]
+    masks: dict[str, list[Rle]]
+
+    def __post_init__(self) -> None:
+        where = f"{self.set}, image {self.image}"
+        if not self.masks or self.masks.keys() != self.scores.keys() or not self.masks.keys() <= set(COLUMNS):
+            raise ValueError(
+                f"{where}: masks and scores need the same columns of {', '.join(COLUMNS)}, got "
+                f"{sorted(self.masks)} and {sorted(self.scores)}"
+            )
+        for column, scores in self.scores.items():
+            if len(scores) != len(self.masks[column]):
+                raise ValueError(f"{where}, {column}: {len(self.masks[column])} masks, but {len(scores)} scores")
+            if not all(map(math.isfinite, scores)):
+                raise ValueError(f"{where}, {column}: scores must be finite numbers, got {scores}")
+
+    @classmethod
+    def of_boxes(cls, record: InstanceRecord, by: Score = "iou") -> ProposalSample:
+        """The masks of a detector's boxes, whatever their class, as proposals.
+
+        Args:
+            record: the masks.
+            by: what ranks them.
+        """
+        scores = {column: list(record.scores(column, by)) for column in record.masks}
+        return cls(record.set, record.image, scores, record.masks)
 
 
 @dataclass(frozen=True)
@@ -34,7 +71,7 @@ class ProposalRecord:
     Attributes:
         set: name of the data set.
         image: id of the image in the set.
-        count: proposals of the image, the same in every column.
+        counts: column -> proposals of the image.
         ranks: column -> place among the proposals of those that are kept, 0 for the best score, increasing.
         areas: column -> their pixels.
         overlaps: column -> [row of `ranks`, number of the instance in its image, mask IoU].
@@ -42,7 +79,7 @@ class ProposalRecord:
 
     set: str
     image: ImageId
-    count: int
+    counts: dict[str, int]
     ranks: dict[str, list[int]]
     areas: dict[str, list[int]]
     overlaps: dict[str, list[list[float]]]
@@ -71,42 +108,61 @@ class ProposalScores(RecordStore[ProposalRecord]):
 
     Args:
         truths: set name -> its annotated instances.
-        score: what ranks the proposals.
         limits: proposals of an image that count.
 
     Raises:
-        ValueError: an unknown score, or limits that are not positive.
+        ValueError: limits that are not positive.
     """
 
-    def __init__(
-        self, truths: Mapping[str, InstanceTruth], *, score: Score = "iou", limits: Sequence[int] = LIMITS
-    ) -> None:
+    def __init__(self, truths: Mapping[str, InstanceTruth], *, limits: Sequence[int] = LIMITS) -> None:
         super().__init__(truths)
-        if score not in SCORES or not limits or min(limits) < 1:
-            raise ValueError(f"score is one of {', '.join(SCORES)}, limits are positive; got {score!r}, {list(limits)}")
-        self.score: Score = score
+        if not limits or min(limits) < 1:
+            raise ValueError(f"limits are positive numbers, at least one; got {list(limits)}")
         self.limits = tuple(sorted(limits))
         self._instances: dict[tuple[str, ImageId], list[TrueInstance]] = {}
         for name, truth in self.truths.items():
             for item in truth.instances:
                 self._instances.setdefault((name, item.image), []).append(item)
 
-    def update(self, sample: InstanceRecord) -> ProposalRecord:
+    def update(self, sample: ProposalSample) -> ProposalRecord:
         """Compare the proposals of one image with its instances; the masks are not kept.
 
         Raises:
-            ValueError: see `merge`; masks of another size than their image.
+            ValueError: see `merge` and `compare`.
         """
-        truth = self.truths.get(sample.set)
-        if truth is not None and sample.image in truth.images:
-            check_masks(sample, truth, any_category=True)
-        record = self._reduce(sample)
+        record = self.compare(sample)
         self.merge([[record]])
         return record
 
+    def compare(self, sample: ProposalSample) -> ProposalRecord:
+        """The record of one image, for whoever merges it later.
+
+        Raises:
+            ValueError: an unknown set or image, masks of another size than their image.
+        """
+        check_sizes(sample, self.truth_of(sample))
+        instances = self._instances.get((sample.set, sample.image), [])
+        counts = {column: len(masks) for column, masks in sample.masks.items()}
+        found = ProposalRecord(sample.set, sample.image, counts, {}, {}, {})
+        truth = [item.rle for item in instances]
+        crowd = [item.crowd for item in instances]
+        for column, scores in sample.scores.items():
+            order = np.argsort(-np.asarray(scores, dtype=np.float64), kind="mergesort")[: self.limits[-1]].tolist()
+            masks = [sample.masks[column][place] for place in order]
+            matrix = plain_overlaps(Pairs(masks, truth, crowd, range(len(truth))))
+            ranks = np.flatnonzero((matrix >= LOWEST).any(axis=1)).tolist()
+            found.ranks[column] = ranks
+            found.areas[column] = [rle_area(masks[rank]) for rank in ranks]
+            found.overlaps[column] = [
+                [row, number, float(matrix[rank, number])]
+                for row, rank in enumerate(ranks)
+                for number in np.flatnonzero(matrix[rank]).tolist()
+            ]
+        return found
+
     def describe(self) -> dict[str, Any]:
         """What distinguishes these numbers from others, for the reports."""
-        return {"score": self.score, "class_agnostic": True, "limits": list(self.limits), "overlap": "mask IoU"}
+        return {"class_agnostic": True, "limits": list(self.limits), "overlap": "mask IoU"}
 
     def compute(self) -> dict[str, Scores]:
         """Set name -> column -> "ar10", "ar100", "ar1000" in percent, and counts.
@@ -124,26 +180,6 @@ class ProposalScores(RecordStore[ProposalRecord]):
         if any(not 0 <= number < count for found in record.overlaps.values() for _, number, _ in found):
             raise ValueError(f"{record.set}, image {record.image}: a record of other annotations; here it has {count}")
 
-    def _reduce(self, sample: InstanceRecord) -> ProposalRecord:
-        instances = self._instances.get(sample.key, [])
-        found = ProposalRecord(sample.set, sample.image, len(sample.categories), {}, {}, {})
-        truth = [item.rle for item in instances]
-        crowd = [item.crowd for item in instances]
-        for column in sample.columns:
-            scores = np.asarray(sample.scores(column, self.score), dtype=np.float64)
-            order = np.argsort(-scores, kind="mergesort")[: self.limits[-1]].tolist()
-            masks = [sample.masks[column][place] for place in order]
-            matrix = plain_overlaps(Pairs(masks, truth, crowd, range(len(truth))))
-            ranks = np.flatnonzero((matrix >= LOWEST).any(axis=1)).tolist()
-            found.ranks[column] = ranks
-            found.areas[column] = [rle_area(masks[rank]) for rank in ranks]
-            found.overlaps[column] = [
-                [row, number, float(matrix[rank, number])]
-                for row, rank in enumerate(ranks)
-                for number in np.flatnonzero(matrix[rank]).tolist()
-            ]
-        return found
-
     def _compute_set(self, truth: InstanceTruth, records: list[ProposalRecord]) -> Scores:
         from hqsam.metrics.coco_matching import truth_entries
 
@@ -152,9 +188,13 @@ class ProposalScores(RecordStore[ProposalRecord]):
         for letter in sorted(set(truth.categories.values()) - {""}):
             groups[letter] = {number for number, name in frequency.items() if name == letter}
         entries = truth_entries(truth.without_categories())
-        counts = {**count_instances(truth), "n_proposals": sum(record.count for record in records)}
+        counts = count_instances(truth)
         return {
-            column: {**self._recalls(entries, records, column, groups), **counts}
+            column: {
+                **self._recalls(entries, records, column, groups),
+                **counts,
+                "n_proposals": sum(record.counts[column] for record in records),
+            }
             for column in COLUMNS
             if column in records[0].columns
         }

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hqsam.metrics.instance_records import InstanceRecord, InstanceTruth, TrueImage, TrueInstance
-from hqsam.metrics.proposals import ProposalRecord, ProposalScores
+from hqsam.metrics.proposals import ProposalRecord, ProposalSample, ProposalScores
 from hqsam.rle import encode_rle
 from tests.unit.metrics.instance_cases import coco_results, pycocotools_stats, random_set, with_one_category
 
@@ -35,7 +35,7 @@ def test_recall_is_that_of_pycocotools(block: int) -> None:
         limits = ((1, 3, 1000), (2, 5), (10, 100, 1000))[seed % 3]
         scores = ProposalScores({"set": truth}, limits=limits)
         for record in records:
-            scores.update(record)
+            scores.update(ProposalSample.of_boxes(record))
         found = scores.compute()["set"]
         for column in ("sam", "sum"):
             expected = recall_of_pycocotools(truth, records, column, limits)
@@ -47,7 +47,7 @@ def test_recall_by_frequency_is_that_of_their_instances_alone() -> None:
         truth, records = random_set(seed, lvis=True)
         scores = ProposalScores({"set": truth})
         for record in records:
-            scores.update(record)
+            scores.update(ProposalSample.of_boxes(record))
         found = scores.compute()["set"]["sum"]
         for letter in "rcf":
             kept = tuple(item for item in truth.instances if truth.categories[item.category] == letter)
@@ -64,9 +64,8 @@ def test_the_thousandth_proposal_counts_and_the_next_does_not() -> None:
     for position, expected in ((999, 100.0), (1000, 0.0)):
         masks = [encode_rle(~square)] * 1001
         masks[position] = encode_rle(square)
-        record = InstanceRecord("set", 1, [0] * 1001, [0.5] * 1001, {"sam": [0.5] * 1001}, {"sam": masks})
         scores = ProposalScores({"set": truth})
-        scores.update(record)
+        scores.update(ProposalSample("set", 1, {"sam": [0.5] * 1001}, {"sam": masks}))
         found = scores.compute()["set"]["sam"]
         assert found["ar1000"] == expected and found["ar100"] == 0.0 and found["n"] == 1
 
@@ -75,24 +74,59 @@ def test_splits_and_json_give_the_same_numbers() -> None:
     for seed in range(6):
         truth, records = random_set(seed + 50, lvis=True)
         whole, half, other = (ProposalScores({"set": truth}) for _ in range(3))
-        lines = [json.dumps(whole.update(record).as_dict(), allow_nan=False) for record in records]
+        kept = [whole.update(ProposalSample.of_boxes(record)) for record in records]
+        lines = [json.dumps(record.as_dict(), allow_nan=False) for record in kept]
         again = [ProposalRecord(**json.loads(line)) for line in lines]
         half.merge([again[::2]])
         other.merge([again[1::2], half.state()])
         assert other.compute() == whole.compute()
 
 
+def test_columns_may_have_different_numbers_of_proposals() -> None:
+    """Each column's numbers are those that it has alone; one of them finds nothing in some image."""
+    for seed in range(6):
+        truth, records = random_set(seed + 90)
+        both = ProposalScores({"set": truth})
+        alone = {column: ProposalScores({"set": truth}) for column in ("sam", "hq")}
+        for position, record in enumerate(records):
+            sample = ProposalSample.of_boxes(record)
+            kept = {"sam": len(sample.masks["sam"]), "hq": position}
+            scores = {column: sample.scores["sam"][:count] for column, count in kept.items()}
+            masks = {column: sample.masks["sam"][:count] for column, count in kept.items()}
+            both.update(replace(sample, scores=scores, masks=masks))
+            for column, single in alone.items():
+                parts = {"scores": {column: scores[column]}, "masks": {column: masks[column]}}
+                single.update(replace(sample, **parts))
+        found = both.compute()["set"]
+        assert found == {column: single.compute()["set"][column] for column, single in alone.items()}
+        assert found["sam"]["n_proposals"] == sum(len(record.categories) for record in records)
+
+
+def test_unusable_samples() -> None:
+    mask = encode_rle(np.ones((20, 20), dtype=bool))
+    for scores, masks, text in (
+        ({}, {}, "the same columns"),
+        ({"sam": [0.5]}, {"hq": [mask]}, "the same columns"),
+        ({"best": [0.5]}, {"best": [mask]}, "the same columns"),
+        ({"sam": [0.5, 0.4]}, {"sam": [mask]}, "sam: 1 masks, but 2 scores"),
+        ({"sam": [float("nan")]}, {"sam": [mask]}, "finite"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            ProposalSample("set", 1, scores, masks)
+
+
 def test_unusable_records_are_refused() -> None:
     truth = InstanceTruth({1: TrueImage((20, 20)), 2: TrueImage((20, 20))}, {1: ""}, ())
     mask = encode_rle(np.ones((20, 20), dtype=bool))
-    record = InstanceRecord("set", 1, [77], [0.5], {"sam": [0.5]}, {"sam": [mask]})
+    sample = ProposalSample("set", 1, {"sam": [0.5]}, {"sam": [mask]})
     scores = ProposalScores({"set": truth})
-    kept = scores.update(record)
+    kept = scores.update(sample)
     wrong = {
-        "duplicate": record,
-        "not in the set": replace(record, image=3),
-        "same columns": replace(record, image=2, iou_scores={"hq": [0.5]}, masks={"hq": [mask]}),
-        "20 x 20": replace(record, image=2, masks={"sam": [encode_rle(np.ones((3, 3), dtype=bool))]}),
+        "duplicate": sample,
+        "not in the set": replace(sample, image=3),
+        "the sets are set": replace(sample, set="other"),
+        "same columns": replace(sample, image=2, scores={"hq": [0.5]}, masks={"hq": [mask]}),
+        "20 x 20": replace(sample, image=2, masks={"sam": [encode_rle(np.ones((3, 3), dtype=bool))]}),
     }
     for message, other in wrong.items():
         with pytest.raises(ValueError, match=message):
@@ -105,6 +139,6 @@ def test_unusable_records_are_refused() -> None:
 
 def test_wrong_options() -> None:
     truth, _ = random_set(1)
-    for wrong in ({"score": "area"}, {"limits": ()}, {"limits": (0, 10)}):
+    for limits in ((), (0, 10)):
         with pytest.raises(ValueError, match="limits are positive"):
-            ProposalScores({"set": truth}, **wrong)  # type: ignore[arg-type]
+            ProposalScores({"set": truth}, limits=limits)
