@@ -1,11 +1,13 @@
-"""Images with boundaries drawn by several people: the Berkeley Segmentation Data Set 500.
+"""Images with regions and boundaries drawn by several people: the Berkeley Segmentation Data Set 500.
 
 Two layouts below a folder: the published one, `images/SPLIT/ID.jpg` with `groundTruth/SPLIT/ID.mat`, and
-`gt/SPLIT/ID.npz`, which holds `bnd`, the (K, H, W) boundaries packed to bits along the last axis, and `shape`.
+`gt/SPLIT/ID.npz`, which holds `bnd`, the (K, H, W) boundaries packed to bits along the last axis, their `shape`, and
+`seg`, the (K, H, W) labels of the regions from 1.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ class BoundaryRecord:
         key: stable and unique, "bsds500_SPLIT/ID".
         set_name: "bsds500_SPLIT".
         image: the image file.
-        annotations: the file that `load_boundaries` reads.
+        annotations: the file that `load_boundaries` and `load_regions` read.
     """
 
     key: str
@@ -94,24 +96,62 @@ def load_boundaries(path: Path, hw: tuple[int, ...] | None = None) -> NDArray[np
     Raises:
         DataError: the file cannot be read, is of another kind or without annotations, or of another size.
     """
+    return _load(path, _packed_boundaries if path.suffix == ".npz" else _matlab_boundaries, hw)
+
+
+def load_regions(path: Path, hw: tuple[int, ...] | None = None) -> NDArray[np.int64]:
+    """The regions that one person drew: who drew the median number of them.
+
+    Of an even number of annotations the lower median counts, of several with that number the first in the file.
+
+    Args:
+        path: a file of `BoundaryRecord.annotations`.
+        hw: (H, W) of the image, to be sure; None does not check.
+
+    Returns:
+        (H, W) labels from 1; 0, which the published files do not have, is no region.
+
+    Raises:
+        DataError: see `load_boundaries`.
+    """
+    labels = _load(path, _packed_regions if path.suffix == ".npz" else _matlab_regions, hw)
+    counts = [np.count_nonzero(np.unique(drawn)) for drawn in labels]
+    chosen: NDArray[np.int64] = labels[np.argsort(counts, kind="stable")[(len(counts) - 1) // 2]].astype(np.int64)
+    return chosen
+
+
+def _load(path: Path, read: Callable[[Path], NDArray[Any]], hw: tuple[int, ...] | None) -> NDArray[Any]:
     try:
-        truths = _read_packed(path) if path.suffix == ".npz" else _read_matlab(path)
+        truths = read(path)
     except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError) as error:
         raise DataError(f"annotations cannot be read: {path} ({error})") from error
     if truths.ndim != 3 or not len(truths):
-        raise DataError(f"no annotation in {path}: its boundaries have shape {truths.shape}, not (K, H, W)")
+        raise DataError(f"no annotation in {path}: it holds an array of shape {truths.shape}, not (K, H, W)")
     if hw is not None and truths.shape[1:] != tuple(hw):
         raise DataError(f"{path} annotates an image of {truths.shape[1:]} (height, width), the image has {tuple(hw)}")
     return truths
 
 
-def _read_packed(path: Path) -> NDArray[np.bool_]:
+def _packed_boundaries(path: Path) -> NDArray[np.bool_]:
     with np.load(path) as arrays:
         width = int(arrays["shape"][2])
         return np.unpackbits(arrays["bnd"], axis=-1)[..., :width].astype(np.bool_)
 
 
-def _read_matlab(path: Path) -> NDArray[np.bool_]:
+def _packed_regions(path: Path) -> NDArray[Any]:
+    with np.load(path) as arrays:
+        return np.asarray(arrays["seg"])
+
+
+def _matlab_boundaries(path: Path) -> NDArray[np.bool_]:
+    return _matlab_field(path, "Boundaries") != 0
+
+
+def _matlab_regions(path: Path) -> NDArray[Any]:
+    return _matlab_field(path, "Segmentation")
+
+
+def _matlab_field(path: Path, field: str) -> NDArray[Any]:
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
 
@@ -119,4 +159,4 @@ def _read_matlab(path: Path) -> NDArray[np.bool_]:
         cells: Any = loadmat(path)["groundTruth"]
     except MatReadError as error:
         raise ValueError(str(error)) from error
-    return np.stack([cell["Boundaries"][0, 0] != 0 for cell in cells.reshape(-1)])
+    return np.stack([cell[field][0, 0] for cell in cells.reshape(-1)])

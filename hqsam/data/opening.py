@@ -118,7 +118,7 @@ def _open_folders(images: Path, others: Path, set_name: str) -> list[ImageRecord
 
 
 def _open_json(file: Path, images: Path | None = None) -> list[ImageRecord]:
-    if images is None and _starts_with(file, "["):
+    if images is None and is_index_file(file):
         return read_index_pack(file)
     content = read_annotation_file(file)
     if "images" in content:
@@ -126,10 +126,15 @@ def _open_json(file: Path, images: Path | None = None) -> list[ImageRecord]:
     return read_sa1b_folder(images or file.parent, file.parent, {file.stem: file}, file.stem)
 
 
-def _starts_with(file: Path, character: str) -> bool:
+def is_index_file(file: Path) -> bool:
+    """Whether a JSON file is the index of a pack, a list, and not a file of annotations.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     try:
         with file.open(encoding="utf-8") as text:
-            return text.read(100).lstrip().startswith(character)
+            return text.read(100).lstrip().startswith("[")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"annotation file cannot be read: {file} ({error})") from error
 
