@@ -144,7 +144,7 @@ def _packed_regions(path: Path) -> NDArray[Any]:
 
 
 def _matlab_boundaries(path: Path) -> NDArray[np.bool_]:
-    return _matlab_field(path, "Boundaries") != 0
+    return _matlab_field(path, "Boundaries").astype(np.bool_)
 
 
 def _matlab_regions(path: Path) -> NDArray[Any]:

@@ -31,6 +31,7 @@ METRICS = {
     "clicks": {"miou_click1", "mbiou_click3", "miou_points3", "miou_point", "mbiou_noise0.4", "noc85", "n"},
     "edges": {"ods", "ois", "ap", "r50", "n"},
     "mattes": {"sad", "mse", "grad", "n"},
+    "proposals": {"ar10", "ar100", "ar1000", "n", "n_images", "n_proposals"},
 }
 PLOTS = {
     "clicks": {f"{metric}_{kind}.png" for metric in ("miou", "mbiou") for kind in ("click", "points", "noise")},
@@ -57,10 +58,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("clicks", "clicks", str(pack)),
         ("edges", "edges", "bsds500_val"),
         ("mattes", "mattes", str(pack)),
+        ("proposals", "proposals", "coco_val2017"),
     ):
         (folder / f"{name}.yaml").write_text(
             "{clicks: {prompts: [clicks, points, point, boxes], clicks: 3, points: [1, 3]},"
-            " edges: {points_per_side: 2, thresholds: 9},"
+            " edges: {points_per_side: 2, thresholds: 9}, proposals: {points_per_side: 4},"
             f" task: {task}, device: cpu, data: {{sets: ['{data}'], root: '{folder}', workers: 1}},"
             f" model: {{name: hq_test_vit, checkpoint: '{folder / 'tiny.safetensors'}'}}}}"
         )
@@ -152,6 +154,9 @@ def test_processes_agree(root: Path, tmp_path: Path, size: int) -> None:
         ("instances", "instances.boxes=/nowhere.json", "/nowhere.json"),
         ("instances", "instances.metrics=[ap_c]", "ap_c"),
         ("instances", "protocol=paper", "protocol belong to task=masks"),
+        ("proposals", "data.sets=[coco_val2017,coco_val2017]", "two data sets are called coco_val2017"),
+        ("proposals", "data.sets=[bsds500_dev]", "train, val, test"),
+        ("proposals", "data.sets=[nowhere]", "nowhere"),
         ("davis", "video.prompts=boxes", "come together"),
         ("tubes", "video.prompts=propagate", "is scored by tubes"),
         ("davis", "video.step=9", "frames with step=9"),

@@ -9,7 +9,7 @@ from hqsam.engine.config import MISSING, setting
 from hqsam.refine import Refine
 from hqsam.types import Fusion
 
-TaskName = Literal["masks", "instances", "video", "clicks", "edges", "mattes"]
+TaskName = Literal["masks", "instances", "video", "clicks", "edges", "mattes", "proposals"]
 ProtocolName = Literal["predictor", "paper"]
 PromptName = Literal["box"]
 
@@ -108,6 +108,16 @@ class EdgeConfig:
 
 
 @dataclass(kw_only=True)
+class ProposalConfig:
+    """Of `task=proposals`: masks of a dense grid without prompts, average recall, as in the SAM paper."""
+
+    points_per_side: int = setting(64, "grid that is asked", at_least=1)
+    box_nms_thresh: float = setting(0.9, "masks whose boxes overlap by more are duplicates", at_least=0, at_most=1)
+    max_images: int | None = setting(None, "only the first images of each set; null: all", at_least=1)
+    class_agnostic: bool | None = setting(None, "true: a file needs no categories; null: as the named set has it")
+
+
+@dataclass(kw_only=True)
 class EvalConfig:
     """An evaluation run."""
 
@@ -131,3 +141,4 @@ class EvalConfig:
     video: VideoConfig = field(default_factory=VideoConfig)
     clicks: ClickConfig = field(default_factory=ClickConfig)
     edges: EdgeConfig = field(default_factory=EdgeConfig)
+    proposals: ProposalConfig = field(default_factory=ProposalConfig)

@@ -15,12 +15,14 @@ from hqsam.engine.evaluation.instances import InstanceOptions, open_instance_tas
 from hqsam.engine.evaluation.masks import MaskTask
 from hqsam.engine.evaluation.mattes import MatteOptions, MatteTask
 from hqsam.engine.evaluation.one_by_one import OneByOne
+from hqsam.engine.evaluation.proposal_sets import open_proposal_sets
+from hqsam.engine.evaluation.proposals import ProposalOptions, ProposalTask
 from hqsam.engine.evaluation.report import EvalResult
 from hqsam.engine.evaluation.showing import show_curves, show_edges, show_masks
 from hqsam.engine.evaluation.task import Task
 from hqsam.engine.evaluation.video import VideoOptions, VideoTask
 from hqsam.errors import ConfigError
-from hqsam.metrics import InstanceRecord
+from hqsam.metrics import InstanceRecord, ProposalRecord
 from hqsam.metrics.clicks import PromptRecord
 from hqsam.metrics.edges import EdgeRecord
 from hqsam.metrics.mattes import MatteRecord
@@ -140,6 +142,22 @@ def _mattes(config: EvalConfig, model: Sam) -> tuple[AnyTask, Show]:
     return OneByOne(inner, model, name="mattes", title=title, make_record=MatteRecord), _show_nothing
 
 
+def _proposals(config: EvalConfig, model: Sam) -> tuple[AnyTask, Show]:
+    keys = config.proposals
+    options = ProposalOptions(
+        columns=tuple(config.columns),  # type: ignore[arg-type]
+        points_per_side=keys.points_per_side,
+        box_nms_thresh=keys.box_nms_thresh,
+        max_images=keys.max_images,
+    )
+    sets = open_proposal_sets(
+        config.data.sets, root=_root(config), max_images=keys.max_images, class_agnostic=keys.class_agnostic
+    )
+    inner = ProposalTask(model, sets, options)
+    title = "average recall of proposals in percent"
+    return OneByOne(inner, model, name="proposals", title=title, make_record=ProposalRecord), _show_nothing
+
+
 _OPENERS: dict[TaskName, Callable[[EvalConfig, Sam], tuple[AnyTask, Show]]] = {
     "masks": _masks,
     "instances": _instances,
@@ -147,6 +165,7 @@ _OPENERS: dict[TaskName, Callable[[EvalConfig, Sam], tuple[AnyTask, Show]]] = {
     "clicks": _clicks,
     "edges": _edges,
     "mattes": _mattes,
+    "proposals": _proposals,
 }
 
 
