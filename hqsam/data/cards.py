@@ -9,6 +9,7 @@ from typing import Any
 
 from hqsam.data.folders import read_folder_pair
 from hqsam.data.records import ImageRecord
+from hqsam.data.via import read_via
 from hqsam.errors import DataError
 
 _FOLDER = Path(__file__).parent / "cards"
@@ -22,7 +23,7 @@ class Card:
         name: what `open_dataset` calls it.
         title: its published name.
         images: folder of the images below the data root.
-        masks: folder of the masks below the data root; may be the same.
+        masks: folder of the masks below the data root; may be the same. Or a JSON file of outlines, see `read_via`.
         groups: group names that include it.
         origin: where it comes from.
         terms: terms of use, as its authors state them.
@@ -68,13 +69,14 @@ def read_card_set(card: Card, root: Path) -> list[ImageRecord]:
     """Read the set that a card describes.
 
     Raises:
-        DataError: its folders are not below the root; says which were expected and where the set comes from.
+        DataError: its folders or files are not below the root; says which were expected and where the set comes from.
     """
     images, masks = root / card.images, root / card.masks
-    missing = [str(folder) for folder in dict.fromkeys((images, masks)) if not folder.is_dir()]
-    if missing:
+    outlined = masks.suffix == ".json"
+    there = {images: images.is_dir(), masks: masks.is_file() if outlined else masks.is_dir()}
+    if missing := [str(path) for path, found in there.items() if not found]:
         raise DataError(
             f"{card.title} ({card.name}) is not there: expected {' and '.join(missing)}. It comes from {card.origin}; "
             "set HQSAM_DATA to the folder that holds it"
         )
-    return read_folder_pair(images, masks, card.name)
+    return read_via(masks, images, card.name) if outlined else read_folder_pair(images, masks, card.name)

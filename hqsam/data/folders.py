@@ -14,6 +14,8 @@ from hqsam.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 MASK_SUFFIXES = frozenset({".png", ".bmp", ".tif", ".tiff"})
+_ENDINGS = ("_im", "_gt")
+"""How BIG tells images and masks of one folder apart; its other files (`_seg`) are somebody's answers."""
 _NAMED = 5
 
 
@@ -56,7 +58,7 @@ def read_folder_pair(images: Path, masks: Path, set_name: str) -> list[ImageReco
     Args:
         images: folder of images.
         masks: folder of lossless masks, one object each. The same folder as `images` means: JPEG images beside PNG
-            masks.
+            masks, or where any such pair is there, `NAME_im` of any kind beside `NAME_gt.png` and nothing else.
         set_name: name of the set, first part of each key.
 
     Raises:
@@ -67,12 +69,7 @@ def read_folder_pair(images: Path, masks: Path, set_name: str) -> list[ImageReco
     for folder in (images, masks):
         if not folder.is_dir():
             raise DataError(f"data set {set_name}: folder not found: {folder}")
-    together = images.resolve() == masks.resolve()
-    image_suffixes = frozenset({".jpg", ".jpeg"}) if together else IMAGE_SUFFIXES
-    image_groups = _by_stem(images, image_suffixes)
-    mask_groups = _by_stem(masks, frozenset({".png"}) if together else MASK_SUFFIXES)
-    if not image_groups:
-        raise DataError(f"data set {set_name}: no images ({_listing(image_suffixes)}) in {images}")
+    image_groups, mask_groups = _grouped(images, masks, set_name)
     defects = [*_twins(image_groups, images), *_twins(mask_groups, masks)]
     defects += _unpaired(image_groups, mask_groups, images, masks)
     if collected is not None:
@@ -96,6 +93,21 @@ def read_folder_pair(images: Path, masks: Path, set_name: str) -> list[ImageReco
     ]
 
 
+def _grouped(images: Path, masks: Path, set_name: str) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
+    """The files of both kinds by what their names have in common."""
+    suffixes, png = IMAGE_SUFFIXES, frozenset({".png"})
+    if images.resolve() != masks.resolve():
+        image_groups, mask_groups = _by_stem(images, suffixes), _by_stem(masks, MASK_SUFFIXES)
+    else:
+        image_groups, mask_groups = _by_stem(images, suffixes, _ENDINGS[0]), _by_stem(masks, png, _ENDINGS[1])
+        if not image_groups.keys() & mask_groups.keys():
+            suffixes = frozenset({".jpg", ".jpeg"})
+            image_groups, mask_groups = _by_stem(images, suffixes), _by_stem(masks, png)
+    if not image_groups:
+        raise DataError(f"data set {set_name}: no images ({_listing(suffixes)}) in {images}")
+    return image_groups, mask_groups
+
+
 def files_by_stem(folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
     """The files of a folder and its sub-folders, sorted, by path without suffix; hidden ones are left out.
 
@@ -108,13 +120,16 @@ def files_by_stem(folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
     return {stem: paths[0] for stem, paths in groups.items()}
 
 
-def _by_stem(folder: Path, suffixes: frozenset[str]) -> dict[str, list[Path]]:
+def _by_stem(folder: Path, suffixes: frozenset[str], ending: str = "") -> dict[str, list[Path]]:
+    """Files by their path without suffix and ending; those whose stem ends otherwise are left out."""
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
         if path.suffix.lower() not in suffixes or any(part.startswith(".") for part in inside.parts):
             continue
-        found.setdefault(inside.with_suffix("").as_posix(), []).append(path)
+        stem = inside.with_suffix("").as_posix()
+        if stem.endswith(ending):
+            found.setdefault(stem.removesuffix(ending), []).append(path)
     return found
 
 

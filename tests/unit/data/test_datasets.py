@@ -17,6 +17,7 @@ from hqsam.errors import DataError
 
 TRAIN = {"dis5k_tr", "thinobject5k_tr", "fss", "duts_tr", "duts_te", "ecssd", "msra10k"}
 VAL = {"dis5k_vd", "coift", "hrsod", "thinobject5k_te"}
+OTHERS = {"big": {"big_val", "big_test"}, "ndd20": {"ndd20_above", "ndd20_below"}}
 
 
 def draw(path: Path) -> Path:
@@ -166,12 +167,43 @@ def test_an_image_listed_twice(tmp_path: Path) -> None:
 
 
 def test_cards_name_the_members_of_hqseg44k() -> None:
-    assert set(cards()) == TRAIN | VAL
+    assert set(cards()) == TRAIN.union(VAL, *OTHERS.values())
     assert set(group_members("hqseg44k_train")) == TRAIN
     assert set(group_members("hqseg44k_val")) == VAL
     assert group_members("ecssd") == []
     for card in cards().values():
         assert all([card.title, card.origin, card.terms, card.groups])
+
+
+@pytest.mark.parametrize("group", OTHERS)
+def test_other_groups(group: str) -> None:
+    assert set(group_members(group)) == OTHERS[group]
+
+
+def test_images_and_masks_of_one_folder_by_their_endings(tmp_path: Path) -> None:
+    folder = tmp_path / "BIG/test"
+    for name in ("b_im.png", "b_gt.png", "b_seg.png", "a_im.jpg", "a_gt.png", "a_seg.png", "a_seg.jpg", "sub/c_im.jpg"):
+        draw(folder / name)
+    with pytest.raises(DataError, match=r"1 image without a mask.*c_im\.jpg"):
+        open_dataset("big_test", root=tmp_path)
+    draw(folder / "sub/c_gt.png")
+    records = open_dataset("big_test", root=tmp_path)
+    assert [(r.key, r.objects[0].mask.name) for r in records] == [  # type: ignore[union-attr]
+        ("big_test/a_im.jpg", "a_gt.png"),
+        ("big_test/b_im.png", "b_gt.png"),
+        ("big_test/sub/c_im.jpg", "c_gt.png"),
+    ]
+    assert [r.image for r in open_dataset(folder)] == [r.image for r in records]
+    draw(folder / "a_im.png")
+    with pytest.raises(DataError, match=r"same stem.*a_im\.jpg and a_im\.png"):
+        open_dataset(folder)
+
+
+def test_endings_that_belong_to_the_names(tmp_path: Path) -> None:
+    """`x_gt` without `x_im` is a name as any other."""
+    for name in ("x_gt.jpg", "x_gt.png", "y_im.jpg", "y_im.png"):
+        draw(tmp_path / name)
+    assert [r.image.name for r in open_dataset(tmp_path)] == ["x_gt.jpg", "y_im.jpg"]
 
 
 def test_a_named_set_below_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
