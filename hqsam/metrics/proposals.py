@@ -71,7 +71,7 @@ class ProposalRecord:
     Attributes:
         set: name of the data set.
         image: id of the image in the set.
-        counts: column -> proposals of the image.
+        n_proposals: column -> proposals of the image.
         ranks: column -> place among the proposals of those that are kept, 0 for the best score, increasing.
         areas: column -> their pixels.
         overlaps: column -> [row of `ranks`, number of the instance in its image, mask IoU].
@@ -79,7 +79,7 @@ class ProposalRecord:
 
     set: str
     image: ImageId
-    counts: dict[str, int]
+    n_proposals: dict[str, int]
     ranks: dict[str, list[int]]
     areas: dict[str, list[int]]
     overlaps: dict[str, list[list[float]]]
@@ -193,7 +193,7 @@ class ProposalScores(RecordStore[ProposalRecord]):
             column: {
                 **self._recalls(entries, records, column, groups),
                 **counts,
-                "n_proposals": sum(record.counts[column] for record in records),
+                "n_proposals": sum(record.n_proposals[column] for record in records),
             }
             for column in COLUMNS
             if column in records[0].columns

@@ -13,6 +13,7 @@ import pytest
 
 from hqsam.automatic import SamAutomaticMaskGenerator
 from hqsam.data.instances import InstanceSet
+from hqsam.engine.evaluation.comparison import read_side
 from hqsam.engine.evaluation.proposal_sets import open_proposal_sets
 from hqsam.engine.evaluation.proposals import ProposalOptions, ProposalTask
 from hqsam.errors import DataError
@@ -177,6 +178,16 @@ def test_annotation_files(root: Path, tmp_path: Path) -> None:
         open_proposal_sets([name])
     (each,) = open_proposal_sets([name], class_agnostic=True)
     assert len(each.truth.instances) == 6
+
+
+def test_proposals_have_no_scores_of_single_objects_to_compare(model: Sam, root: Path, tmp_path: Path) -> None:
+    sets = open_proposal_sets(["coco_val2017"], root=root, max_images=1)
+    task = ProposalTask(model, sets, ProposalOptions(points_per_side=2))
+    (record,) = task.run(task.items[0], task.load(task.items[0]))
+    (tmp_path / "records.jsonl").write_text(json.dumps(record.as_dict(), allow_nan=False))
+    (tmp_path / "results.json").write_text(json.dumps({"protocol": task.describe()}))
+    with pytest.raises(DataError, match="hold no scores of single objects"):
+        read_side(tmp_path)
 
 
 def test_what_cannot_be(model: Sam, root: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from hqsam.engine.evaluation.report import COLUMN_TITLES, metric_title
 from hqsam.errors import DataError
 from hqsam.metrics.bootstrap import Difference, Place, paired_bootstrap
+from hqsam.metrics.evaluator import is_count
 
 Record = Mapping[str, Any]
 _EXPECTED_TO_DIFFER = ("model", "versions")
@@ -178,14 +179,14 @@ def _row(name: str, metric: str, part: Difference) -> str:
 
 
 def _metrics(record: Record, protocol: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Metric -> column -> number, from the fields of a record that have columns: shares in percent.
+    """Metric -> column -> number, from the fields of a record that have columns: shares in percent, no counts.
 
     A field that holds several numbers for a column, by the step of a prompt, is as many metrics; J and F of a video's
     frames are one, their mean over the frames that count.
     """
     found: dict[str, dict[str, float]] = defaultdict(dict)
     for name, columns in record.items():
-        if not isinstance(columns, dict) or not set(columns) <= set(COLUMN_TITLES):
+        if is_count(name) or not isinstance(columns, dict) or not set(columns) <= set(COLUMN_TITLES):
             continue
         scale = 100.0 if name in _SHARES else 1.0
         for column, value in columns.items():
