@@ -20,6 +20,7 @@ from hqsam.errors import DataError
 from hqsam.images import write_image
 from hqsam.metrics import InstanceRecord, InstanceTruth, TrueInstance
 from hqsam.models import Sam
+from hqsam.predictor import SamPredictor
 from hqsam.registry import create_model
 from hqsam.rle import rle_area
 from tests.helpers import fill_parameters
@@ -27,7 +28,7 @@ from tests.integration.test_eval_instances import write_set
 from tests.unit.data.test_boundaries import made
 from tests.unit.metrics.test_proposals import recall_of_pycocotools
 
-SIDE = 4
+SIDE = 3
 
 
 def tiny() -> Sam:
@@ -63,7 +64,10 @@ def test_recall_of_the_generators_masks_is_that_of_pycocotools(root: Path) -> No
     (coco,) = open_proposal_sets(["coco_val2017"], root=root, max_images=2)
     loader = ProposalTask(model, [coco], ProposalOptions(columns=("sam",)))
     found: dict[str, list[InstanceRecord]] = {"sam": [], "hq": [], "sum": []}
+    predictor = SamPredictor(model)
     for item in loader.items:
+        image = loader.load(item)
+        predictor.set_image(image)
         for column, records in found.items():
             generator = SamAutomaticMaskGenerator(
                 model,
@@ -75,7 +79,7 @@ def test_recall_of_the_generators_masks_is_that_of_pycocotools(root: Path) -> No
                 fusion=column,  # type: ignore[arg-type]
                 candidates="all",
             )
-            masks = [mask for mask in generator.generate(loader.load(item)) if mask["area"]]
+            masks = [mask for mask in generator.generate(image, features=predictor.get_features()) if mask["area"]]
             scores = [(mask["predicted_iou"] + mask["stability_score"]) / 2 for mask in masks]
             rles = [mask["segmentation"] for mask in masks]
             ones = [1] * len(masks)
