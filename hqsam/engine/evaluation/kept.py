@@ -23,7 +23,7 @@ Entry = dict[str, Any]
 class KeptResults:
     """Lines of JSON in a folder that is removed when the evaluation is done; each process writes a file of its own.
 
-    Only results of the same evaluation are taken: same protocol, model, weights and items.
+    Only results of the same evaluation are taken: same protocol, weights, data and items.
 
     Args:
         folder: where the files are; None keeps nothing.

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+from hqsam.data import data_root
 from hqsam.engine.allocator import keep_freed_memory
 from hqsam.engine.config import describe_settings, load_config
 from hqsam.engine.distributed import World, configure_logging, join_world
@@ -18,7 +19,7 @@ from hqsam.engine.evaluation.report import EvalResult, format_markdown, write_re
 from hqsam.engine.evaluation.runner import EvaluationStopped, RunOptions, run_task
 from hqsam.engine.signals import STOPPED, StopSignals
 from hqsam.errors import ConfigError, HqsamError
-from hqsam.features import model_fingerprint
+from hqsam.features import weights_fingerprint
 from hqsam.models import Sam
 from hqsam.registry import create_model
 
@@ -57,7 +58,7 @@ def run(config: EvalConfig, world: World | None = None, signals: StopSignals | N
         progress=True,
         stop=lambda: signals is not None and signals.received,
         kept=folder / "partial",
-        identity={"weights": model_fingerprint(model)},
+        identity={"weights": weights_fingerprint(model), "data": _places(config)},
         title=f"evaluation, {config.task}",
     )
     result, timing = run_task(task, world, options)
@@ -72,6 +73,12 @@ def run(config: EvalConfig, world: World | None = None, signals: StopSignals | N
 def _open_model(config: EvalConfig, name: str, checkpoint: str | None, world: World) -> Sam:
     dtype: Literal["auto"] | None = "auto" if config.model.dtype == "auto" else None
     return create_model(name, checkpoint, device=world.device, dtype=dtype).eval()
+
+
+def _places(config: EvalConfig) -> list[str]:
+    """Where the data are: two folders may hold images of the same names."""
+    sets = [str(Path(name).resolve()) if Path(name).exists() else name for name in config.data.sets]
+    return [str(data_root(config.data.root).resolve()), *sets]
 
 
 @contextmanager
