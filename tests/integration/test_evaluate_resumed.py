@@ -82,3 +82,21 @@ def test_results_of_another_folder_of_the_same_name_are_not_taken(
     assert main(arguments(tmp_path, pack, weights, "plots=0", mixed)) == 143
     assert main(arguments(tmp_path, other, weights, "plots=0", mixed)) == 0
     assert json.loads((tmp_path / "mixed/results.json").read_text())["sets"] == whole
+
+
+def test_results_are_kept_until_the_report_is_written(
+    tmp_path: Path, pack: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full at the end costs nothing but the report."""
+    (tmp_path / "run/results.md").mkdir(parents=True)
+    assert main(arguments(tmp_path, pack, weights, "plots=0")) == 2
+    assert (tmp_path / "run/partial").is_dir()
+    (tmp_path / "run/results.md").rmdir()
+
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("everything was done before")
+
+    monkeypatch.setattr(MaskTask, "run", refuse)
+    assert main(arguments(tmp_path, pack, weights, "plots=0")) == 0
+    assert len((tmp_path / "run/records.jsonl").read_text().splitlines()) == 3
+    assert not (tmp_path / "run/partial").exists()

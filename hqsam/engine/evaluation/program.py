@@ -16,7 +16,7 @@ from hqsam.engine.distributed import World, configure_logging, join_world
 from hqsam.engine.evaluation.config import EvalConfig
 from hqsam.engine.evaluation.opening import open_task
 from hqsam.engine.evaluation.report import EvalResult, format_markdown, write_report
-from hqsam.engine.evaluation.runner import EvaluationStopped, RunOptions, run_task
+from hqsam.engine.evaluation.runner import EvaluationStopped, RunOptions, Timing, run_task
 from hqsam.engine.signals import STOPPED, StopSignals
 from hqsam.errors import ConfigError, HqsamError
 from hqsam.features import weights_fingerprint
@@ -53,6 +53,15 @@ def run(config: EvalConfig, world: World | None = None, signals: StopSignals | N
         model = _open_model(config, name, checkpoint, world)
         task, show = open_task(config, model)
     folder = Path(config.output_dir)
+
+    def label(result: EvalResult) -> None:
+        result.protocol["model"] = {"name": name, "checkpoint": checkpoint or name, **result.protocol["model"]}
+        result.protocol["data"] = list(config.data.sets)
+
+    def write(result: EvalResult, timing: Timing) -> None:
+        label(result)
+        write_report(result, folder, timing.as_dict())
+
     options = RunOptions(
         workers=config.data.workers,
         progress=True,
@@ -60,13 +69,13 @@ def run(config: EvalConfig, world: World | None = None, signals: StopSignals | N
         kept=folder / "partial",
         identity={"weights": weights_fingerprint(model), "data": _places(config)},
         title=f"evaluation, {config.task}",
+        write=write,
     )
-    result, timing = run_task(task, world, options)
-    result.protocol["model"] = {"name": name, "checkpoint": checkpoint or name, **result.protocol["model"]}
-    result.protocol["data"] = list(config.data.sets)
+    result, _ = run_task(task, world, options)
     if world.is_main:
-        write_report(result, folder, timing.as_dict())
         show(result, folder)
+    else:
+        label(result)
     return result
 
 
