@@ -78,7 +78,7 @@ def run_task(task: Task[Item, Loaded, R], world: World, options: RunOptions) -> 
     """
     keys = [task.key(item) for item in task.items]
     kept = KeptResults(options.kept, {"protocol": task.describe(), "items": keys, **(options.identity or {})}, world)
-    done = kept.open()
+    done, entries = kept.open()
     groups = [task.items[k : k + task.batch_size] for k in range(0, len(task.items), task.batch_size)]
     left = [group for group in groups if any(task.key(item) not in done for item in group)]
     loop = _Loop(task, options, kept)
@@ -89,12 +89,12 @@ def run_task(task: Task[Item, Loaded, R], world: World, options: RunOptions) -> 
     if any(gather_objects(stopped, world)):
         raise EvaluationStopped
     parts = gather_on_main(loop.entries, world)
-    done.update({entry["item"]: entry for part in parts for entry in part})
+    entries.update({entry["item"]: entry for part in parts for entry in part})
 
     def summarise() -> EvalResult:
-        entries = [done[key] for key in keys]
-        records = [task.parse(record) for entry in entries for record in entry["records"]]
-        return task.summarise(records, [name for entry in entries for name in entry["left_out"]])
+        ordered = [entries[key] for key in keys]
+        records = [task.parse(record) for entry in ordered for record in entry["records"]]
+        return task.summarise(records, [name for entry in ordered for name in entry["left_out"]])
 
     whole: list[EvalResult] = []
 
