@@ -151,6 +151,7 @@ def test_processes_agree(root: Path, tmp_path: Path, size: int) -> None:
         ("instances", "data.sets=[coco_val2018]", "coco_val2018"),
         ("instances", "instances.boxes=/nowhere.json", "/nowhere.json"),
         ("instances", "instances.metrics=[ap_c]", "ap_c"),
+        ("instances", "instances.rules=lvis", "need a frequency r, c or f"),
         ("instances", "protocol=paper", "protocol belong to task=masks"),
         ("davis", "video.prompts=boxes", "come together"),
         ("tubes", "video.prompts=propagate", "is scored by tubes"),
