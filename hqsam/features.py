@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from hqsam.checkpoints import atomic_path
 from hqsam.errors import DataError
@@ -157,8 +157,17 @@ def model_fingerprint(model: Sam) -> str:
     Computed anew at each call from exact integer sums of the weights' bits, so that it is the same on every device;
     the prompt encoder, the decoder and the HQ head take no part, since the embedding does not depend on them.
     """
+    return _fingerprint(model, model.image_encoder)
+
+
+def weights_fingerprint(model: Sam) -> str:
+    """The same of all weights: it differs between models with one encoder and different heads too."""
+    return _fingerprint(model, model)
+
+
+def _fingerprint(model: Sam, part: nn.Module) -> str:
     digest = hashlib.sha256(f"{model.image_size} {model.dtype}".encode())
-    for name, tensor in model.image_encoder.state_dict().items():
+    for name, tensor in part.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} {_sums(tensor)}".encode())
     return digest.hexdigest()
 

@@ -34,8 +34,20 @@ class Evaluator(Protocol[Sample, State]):
 
 
 def is_count(metric: str) -> bool:
-    """Whether a metric counts things: over sets it is added up, and tables show "n" alone."""
+    """Whether a metric counts what was scored: over sets it is added up, and tables show "n" alone."""
     return metric == "n" or metric.startswith("n_")
+
+
+def is_total(metric: str) -> bool:
+    """Whether a metric is added up over sets: counts, and the number of objects that failed ("nof85")."""
+    return is_count(metric) or metric.startswith("nof")
+
+
+def decimals(metric: str) -> int:
+    """With how many decimals tables show a metric: one where it is in percent."""
+    if is_total(metric):
+        return 0
+    return 2 if metric.startswith("noc") else {"mse": 4, "ods_threshold": 2}.get(metric, 1)
 
 
 def mean_of_sets(sets: Mapping[str, SetScores]) -> SetScores:
@@ -48,6 +60,6 @@ def mean_of_sets(sets: Mapping[str, SetScores]) -> SetScores:
         rows = [scores[column] for scores in sets.values() if column in scores]
         for name in dict.fromkeys(name for row in rows for name in row):
             values = [row[name] for row in rows if name in row]
-            mean = sum(values) if is_count(name) else math.fsum(values) / len(values)
+            mean = sum(values) if is_total(name) else math.fsum(values) / len(values)
             means.setdefault(column, {})[name] = mean
     return means

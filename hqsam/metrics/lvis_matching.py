@@ -65,6 +65,21 @@ def _lvis() -> Any:
     return lvis.eval
 
 
+def require_lvis(truth: InstanceTruth) -> None:
+    """Refuse what LVIS's rules cannot score, before any mask is computed.
+
+    Raises:
+        ImportError: the package lvis is not installed.
+        ValueError: a category has no frequency, "r", "c" or "f".
+    """
+    if unknown := sorted(number for number, name in truth.categories.items() if name not in ("r", "c", "f")):
+        raise ValueError(
+            f"LVIS's rules need a frequency r, c or f of every category; {len(unknown)} have none, the first is "
+            f"{unknown[0]}: is this an LVIS annotation file?"
+        )
+    _lvis()
+
+
 def counted_categories(truth: InstanceTruth) -> dict[ImageId, set[int]]:
     """Image -> categories that are in it or were looked for in vain.
 
@@ -92,11 +107,7 @@ class LvisMatching:
     def __init__(
         self, truth: InstanceTruth, entries: Sequence[dict[str, Any]], detections: Sequence[dict[str, Any]]
     ) -> None:
-        if unknown := sorted(number for number, name in truth.categories.items() if name not in ("r", "c", "f")):
-            raise ValueError(
-                f"LVIS's rules need a frequency r, c or f of every category; {len(unknown)} have none, the first is "
-                f"{unknown[0]}: is this an LVIS annotation file?"
-            )
+        require_lvis(truth)
         module = _lvis()
         images = [
             {

@@ -237,6 +237,21 @@ def test_an_object_that_comes_later_is_given_there_and_scored_from_then_on(model
     assert (seen[2].predicted["sam"][1] == seen[2].truths[1]).all()
 
 
+@pytest.mark.parametrize(("first", "frames"), [(3, "all"), (2, "inner")])
+def test_an_object_without_a_frame_that_counts_is_left_out(model: Sam, tmp_path: Path, first: int, frames: Any) -> None:
+    """Given in the last frame, or scored in the last one alone, which does not count."""
+    entries = write_pack(tmp_path, {"a": 4}, "index")
+    for entry in entries[:first]:
+        entry["objects"] = [{"label": 1}]
+    (tmp_path / "index.json").write_text(json.dumps(entries))
+    options = VideoOptions(prompts="propagate", frames=frames, columns=("sam",))
+    task = VideoTask(model, read_video_pack(tmp_path / "index.json"), options)
+    use(task, KnownPredictor(fill_box))
+    result, _ = run_task(task, World(), RunOptions())
+    assert result.mean["sam"]["n"] == 1
+    assert result.protocol["objects_left_out"] == 1
+
+
 def test_tubes_of_true_boxes_and_of_another_models_boxes(model: Sam, instances: VideoSet, tmp_path: Path) -> None:
     task = VideoTask(model, instances)
     use(task, KnownPredictor(fill_box))

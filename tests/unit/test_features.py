@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hqsam import DataError, PredictorFeatures, SamPredictor
-from hqsam.features import image_hash, model_fingerprint
+from hqsam.features import image_hash, model_fingerprint, weights_fingerprint
 from hqsam.registry import build_model, model_spec
 from tests.helpers import fill_parameters
 
@@ -117,6 +117,17 @@ def test_fingerprint_and_hash(image):
         weight.copy_(weight.flip(0))  # the same numbers in another order
     assert model_fingerprint(model) != before
     assert image_hash(image) != image_hash(image.reshape(80, 48, 3))
+
+
+@pytest.mark.parametrize("part", ["image_encoder", "prompt_encoder", "mask_decoder"])
+def test_fingerprint_of_all_weights(part):
+    model = make_model()
+    before = weights_fingerprint(model)
+    assert before == weights_fingerprint(make_model())
+    with torch.no_grad():
+        next(getattr(model, part).parameters()).mul_(2)
+    assert weights_fingerprint(model) != before
+    assert weights_fingerprint(make_model().to(torch.bfloat16)) != before
 
 
 def test_no_image_set(predictor):

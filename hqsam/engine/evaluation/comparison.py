@@ -14,7 +14,7 @@ from typing import Any
 from hqsam.engine.evaluation.report import COLUMN_TITLES, metric_title
 from hqsam.errors import DataError
 from hqsam.metrics.bootstrap import Difference, Place, paired_bootstrap
-from hqsam.metrics.evaluator import is_count
+from hqsam.metrics.evaluator import decimals, is_count
 
 Record = Mapping[str, Any]
 _EXPECTED_TO_DIFFER = ("model", "versions")
@@ -171,11 +171,12 @@ def format_comparison(found: Comparison) -> str:
 
 
 def _row(name: str, metric: str, part: Difference) -> str:
-    interval = "one image" if part.low is None else f"{part.low:+.2f} to {part.high:+.2f}"
+    digits = decimals(metric) + 1
+    interval = "one image" if part.low is None else f"{part.low:+.{digits}f} to {part.high:+.{digits}f}"
     mark = "**" if part.is_clear else ""
     title = "**mean over sets**" if name == "mean" else name
-    cells = [title, str(part.objects), metric_title(metric), f"{part.a:.2f}", f"{part.b:.2f}"]
-    return "| " + " | ".join([*cells, f"{mark}{part.difference:+.2f}{mark}", interval]) + " |"
+    cells = [title, str(part.objects), metric_title(metric), f"{part.a:.{digits}f}", f"{part.b:.{digits}f}"]
+    return "| " + " | ".join([*cells, f"{mark}{part.difference:+.{digits}f}{mark}", interval]) + " |"
 
 
 def _metrics(record: Record, protocol: Mapping[str, Any]) -> dict[str, dict[str, float]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hqsam.checkpoints import atomic_path
-from hqsam.engine.evaluation.report import COLUMN_TITLES, EvalResult, metric_title, short_protocol
+from hqsam.engine.evaluation.report import COLUMN_TITLES, EvalResult, format_number, metric_title, short_protocol
 from hqsam.metrics.evaluator import SetScores, is_count
 
 _QUALITY = 88
@@ -70,7 +70,7 @@ def _table(result: EvalResult) -> list[str]:
     lines = ["<table><tr><th>set</th><th>masks</th>" + "".join(f'<th class="number">{h}</th>' for h in heads) + "</tr>"]
     for name, scores in rows.items():
         for column, values in scores.items():
-            numbers = [f"{values['n']:.0f}", *(f"{values[m]:.1f}" if m in values else "" for m in metrics)]
+            numbers = [f"{values['n']:.0f}", *(format_number(values, m) for m in metrics)]
             lines.append(
                 f"<tr><td>{html.escape(name)}</td><td>{COLUMN_TITLES[column]}</td>"
                 + "".join(f'<td class="number">{number}</td>' for number in numbers)

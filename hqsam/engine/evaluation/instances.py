@@ -206,9 +206,21 @@ def open_instance_task(
     if rules is None:
         rules = "coco" if card is None or agnostic else card.rules
     sets = open_instances(name, root=root, class_agnostic=agnostic)
+    if rules == "lvis":
+        for each in sets:
+            _require_lvis(each)
     found = [_boxes_of(each, boxes, options.top_k, agnostic, len(sets) > 1) for each in sets]
     kept = [each.first(options.max_images) for each in sets]
     return InstanceTask(model, kept, found, options, rules=rules, class_agnostic=agnostic)
+
+
+def _require_lvis(each: InstanceSet) -> None:
+    from hqsam.metrics.lvis_matching import require_lvis
+
+    try:
+        require_lvis(each.truth)
+    except (ImportError, ValueError) as error:
+        raise DataError(f"{each.name} cannot be scored by LVIS's rules: {error}") from error
 
 
 def _boxes_of(

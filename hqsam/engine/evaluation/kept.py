@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from hqsam.engine.distributed import World, gather_objects
+from hqsam.engine.distributed import World, from_main, gather_on_main
 from hqsam.errors import OutputError
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ Entry = dict[str, Any]
 class KeptResults:
     """Lines of JSON in a folder that is removed when the evaluation is done; each process writes a file of its own.
 
-    Only results of the same evaluation are taken: same protocol, model, weights and items.
+    Only results of the same evaluation are taken: same protocol, weights, data and items.
 
     Args:
         folder: where the files are; None keeps nothing.
@@ -38,17 +38,25 @@ class KeptResults:
         self._head = json.dumps({"evaluation": hashlib.sha256(text.encode()).hexdigest()})
         self._file: IO[str] | None = None
 
-    def open(self) -> dict[str, Entry]:
-        """What is there of this evaluation, by item; every process calls this, and all get the same.
+    def open(self) -> tuple[frozenset[str], dict[str, Entry]]:
+        """What is there of this evaluation; every process calls this.
+
+        Returns:
+            The items that are done, the same on every process, and their entries on the first one alone: a hundred
+            masks an image, in each of many processes, would not fit into memory.
 
         Raises:
             OutputError: the folder cannot be written.
         """
         if self.folder is None:
-            return {}
+            return frozenset(), {}
         files = {path: self._read(path) for path in sorted(self.folder.glob("*.jsonl"))}
         found = {entry["item"]: entry for entries in files.values() for entry in entries or []}
-        together = {key: entry for part in gather_objects(found, self.world) for key, entry in part.items()}
+        known = from_main(lambda: frozenset(found), self.world)
+        lacking = {key: entry for key, entry in found.items() if key not in known}  # of another machine's disk
+        parts = gather_on_main(lacking, self.world)
+        together = {**found, **{key: entry for part in parts for key, entry in part.items()}}
+        done = from_main(lambda: frozenset(together), self.world)
         if self.world.is_main:  # everybody has read by now
             strangers = [path for path, entries in files.items() if entries is None]
             if strangers:
@@ -63,7 +71,7 @@ class KeptResults:
         except OSError as error:
             raise self._failure(error) from error
         self._write(self._head)
-        return together
+        return done, together if self.world.is_main else {}
 
     def _read(self, path: Path) -> list[Entry] | None:
         """Entries of a file; None if they are of another evaluation. A line that was not written to its end is lost."""

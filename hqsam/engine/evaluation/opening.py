@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,13 @@ from hqsam.models import Sam
 AnyTask = Task[Any, Any, Any]
 Show = Callable[[EvalResult, Path], None]
 """Writes plots and pictures of a result into its run folder."""
+_OF_SOME_TASKS: dict[str, tuple[tuple[TaskName, ...], Any]] = {
+    "protocol": (("masks",), "predictor"),
+    "refine": (("masks",), "none"),
+    "dilation_ratio": (("masks", "video", "clicks"), 0.02),
+    "data.max_per_source": (("masks", "clicks", "mattes"), None),
+}
+"""Keys that other tasks would pass over in silence -> who looks at them, and their default."""
 
 
 def open_task(config: EvalConfig, model: Sam) -> tuple[AnyTask, Show]:
@@ -40,10 +48,9 @@ def open_task(config: EvalConfig, model: Sam) -> tuple[AnyTask, Show]:
         DataError: data sets are missing or unusable.
         ValueError: the model cannot give what is asked for.
     """
-    if config.task != "masks":
-        masks_alone = {"protocol": "predictor", "refine": "none"}
-        if odd := [key for key, value in masks_alone.items() if getattr(config, key) != value]:
-            raise ConfigError(f"{', '.join(odd)} belong to task=masks, not to task={config.task}")
+    for key, (tasks, default) in _OF_SOME_TASKS.items():
+        if config.task not in tasks and attrgetter(key)(config) != default:
+            raise ConfigError(f"{key} belongs to task={', '.join(tasks)}, not to task={config.task}")
     return _OPENERS[config.task](config, model)
 
 

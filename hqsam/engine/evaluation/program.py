@@ -9,16 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+from hqsam.data import data_root
 from hqsam.engine.allocator import keep_freed_memory
 from hqsam.engine.config import describe_settings, load_config
 from hqsam.engine.distributed import World, configure_logging, join_world
 from hqsam.engine.evaluation.config import EvalConfig
 from hqsam.engine.evaluation.opening import open_task
 from hqsam.engine.evaluation.report import EvalResult, format_markdown, write_report
-from hqsam.engine.evaluation.runner import EvaluationStopped, RunOptions, run_task
+from hqsam.engine.evaluation.runner import EvaluationStopped, RunOptions, Timing, run_task
 from hqsam.engine.signals import STOPPED, StopSignals
 from hqsam.errors import ConfigError, HqsamError
-from hqsam.features import model_fingerprint
+from hqsam.features import weights_fingerprint
 from hqsam.models import Sam
 from hqsam.registry import create_model
 
@@ -52,26 +53,41 @@ def run(config: EvalConfig, world: World | None = None, signals: StopSignals | N
         model = _open_model(config, name, checkpoint, world)
         task, show = open_task(config, model)
     folder = Path(config.output_dir)
+
+    def label(result: EvalResult) -> None:
+        result.protocol["model"] = {"name": name, "checkpoint": checkpoint or name, **result.protocol["model"]}
+        result.protocol["data"] = list(config.data.sets)
+
+    def write(result: EvalResult, timing: Timing) -> None:
+        label(result)
+        write_report(result, folder, timing.as_dict())
+
     options = RunOptions(
         workers=config.data.workers,
         progress=True,
         stop=lambda: signals is not None and signals.received,
         kept=folder / "partial",
-        identity={"weights": model_fingerprint(model)},
+        identity={"weights": weights_fingerprint(model), "data": _places(config)},
         title=f"evaluation, {config.task}",
+        write=write,
     )
-    result, timing = run_task(task, world, options)
-    result.protocol["model"] = {"name": name, "checkpoint": checkpoint or name, **result.protocol["model"]}
-    result.protocol["data"] = list(config.data.sets)
+    result, _ = run_task(task, world, options)
     if world.is_main:
-        write_report(result, folder, timing.as_dict())
         show(result, folder)
+    else:
+        label(result)
     return result
 
 
 def _open_model(config: EvalConfig, name: str, checkpoint: str | None, world: World) -> Sam:
     dtype: Literal["auto"] | None = "auto" if config.model.dtype == "auto" else None
     return create_model(name, checkpoint, device=world.device, dtype=dtype).eval()
+
+
+def _places(config: EvalConfig) -> list[str]:
+    """Where the data are: two folders may hold images of the same names."""
+    sets = [str(Path(name).resolve()) if Path(name).exists() else name for name in config.data.sets]
+    return [str(data_root(config.data.root).resolve()), *sets]
 
 
 @contextmanager

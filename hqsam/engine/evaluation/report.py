@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hqsam.checkpoints import atomic_path
-from hqsam.metrics.evaluator import SetScores, is_count
+from hqsam.metrics.evaluator import SetScores, decimals, is_count
 
 COLUMN_TITLES = {"sam": "SAM", "hq": "HQ", "sum": "SAM+HQ"}
 METRIC_TITLES = {
@@ -109,13 +109,13 @@ def _table(rows: Mapping[str, SetScores], label: str) -> list[str]:
     if len(metrics) <= _WIDE:
         heads = [f"{COLUMN_TITLES[column]} {metric_title(metric)}" for column in columns for metric in metrics]
         body = [
-            [name, _count(scores), *(_number(scores.get(c, {}), m) for c in columns for m in metrics), label]
+            [name, _count(scores), *(format_number(scores.get(c, {}), m) for c in columns for m in metrics), label]
             for name, scores in rows.items()
         ]
         return _lines(["set", "objects", *heads, "protocol"], body, texts=1)
     heads = ["set", "masks", "objects", *map(metric_title, metrics), "protocol"]
     body = [
-        [name, COLUMN_TITLES[column], f"{values['n']:.0f}", *(_number(values, m) for m in metrics), label]
+        [name, COLUMN_TITLES[column], f"{values['n']:.0f}", *(format_number(values, m) for m in metrics), label]
         for name, scores in rows.items()
         for column, values in scores.items()
     ]
@@ -131,8 +131,9 @@ def _count(scores: SetScores) -> str:
     return f"{next(iter(scores.values()))['n']:.0f}"
 
 
-def _number(values: Mapping[str, float], metric: str) -> str:
-    return f"{values[metric]:.1f}" if metric in values else ""
+def format_number(values: Mapping[str, float], metric: str) -> str:
+    """A metric as tables show it; nothing where it is not defined."""
+    return f"{values[metric]:.{decimals(metric)}f}" if metric in values else ""
 
 
 def short_protocol(protocol: Mapping[str, Any]) -> str:

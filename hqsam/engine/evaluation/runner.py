@@ -53,6 +53,7 @@ class RunOptions:
         kept: folder for the results of items that are done, see `KeptResults`; None keeps nothing.
         identity: what tells this evaluation from others, beyond its protocol and items.
         title: what the progress bar says.
+        write: called with the result and the time on the first process, before the kept results are removed.
     """
 
     workers: int = 0
@@ -61,6 +62,7 @@ class RunOptions:
     kept: Path | None = None
     identity: Mapping[str, Any] | None = None
     title: str = "evaluation"
+    write: Callable[[EvalResult, Timing], None] = lambda result, timing: None
 
 
 def run_task(task: Task[Item, Loaded, R], world: World, options: RunOptions) -> tuple[EvalResult, Timing]:
@@ -71,12 +73,12 @@ def run_task(task: Task[Item, Loaded, R], world: World, options: RunOptions) -> 
 
     Raises:
         DataError: an item is unusable, or nothing can be scored.
-        OutputError: results cannot be kept.
+        OutputError: results cannot be kept; and what `write` raises.
         EvaluationStopped: `stop` said so, on any process.
     """
     keys = [task.key(item) for item in task.items]
     kept = KeptResults(options.kept, {"protocol": task.describe(), "items": keys, **(options.identity or {})}, world)
-    done = kept.open()
+    done, entries = kept.open()
     groups = [task.items[k : k + task.batch_size] for k in range(0, len(task.items), task.batch_size)]
     left = [group for group in groups if any(task.key(item) not in done for item in group)]
     loop = _Loop(task, options, kept)
@@ -87,12 +89,12 @@ def run_task(task: Task[Item, Loaded, R], world: World, options: RunOptions) -> 
     if any(gather_objects(stopped, world)):
         raise EvaluationStopped
     parts = gather_on_main(loop.entries, world)
-    done.update({entry["item"]: entry for part in parts for entry in part})
+    entries.update({entry["item"]: entry for part in parts for entry in part})
 
     def summarise() -> EvalResult:
-        entries = [done[key] for key in keys]
-        records = [task.parse(record) for entry in entries for record in entry["records"]]
-        return task.summarise(records, [name for entry in entries for name in entry["left_out"]])
+        ordered = [entries[key] for key in keys]
+        records = [task.parse(record) for entry in ordered for record in entry["records"]]
+        return task.summarise(records, [name for entry in ordered for name in entry["left_out"]])
 
     whole: list[EvalResult] = []
 
@@ -102,6 +104,7 @@ def run_task(task: Task[Item, Loaded, R], world: World, options: RunOptions) -> 
 
     result = from_main(without_records, world)
     if world.is_main:
+        options.write(whole[0], loop.timing)
         kept.remove()
     return (whole[0] if whole else result), loop.timing
 

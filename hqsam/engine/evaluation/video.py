@@ -7,6 +7,7 @@ largest logit there. A set with classes is scored by tubes, which may overlap. S
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,6 +34,8 @@ from hqsam.models import Sam
 from hqsam.predictor import SamPredictor
 from hqsam.rle import Rle, encode_rle
 from hqsam.types import Fusion
+
+logger = logging.getLogger(__name__)
 
 VideoPrompts = Literal["truth_boxes", "boxes", "propagate"]
 Scored = DavisRecord | TubeRecord
@@ -169,10 +172,10 @@ class VideoTask:
             DataError: a frame or mask is unreadable, or of another size than the video.
         """
         return [
-            Outcome(self._tubes(item, pool) if self.has_classes else self._objects(item, pool)) for item, _ in group
+            Outcome(self._tubes(item, pool)) if self.has_classes else self._objects(item, pool) for item, _ in group
         ]
 
-    def _objects(self, item: VideoItem, pool: ScorePool) -> list[Scored]:
+    def _objects(self, item: VideoItem, pool: ScorePool) -> Outcome[Scored]:
         prompter = self._prompter(item)
         scores: list[list[Future[FrameScores] | None]] = [[] for _ in item.record.objects]
         for frame, image, truths in _read_frames(item.record):
@@ -184,12 +187,16 @@ class VideoTask:
             if self.watch is not None:
                 self.watch(WatchedFrame(item, frame, image, truths, predicted))
         records: list[Scored] = []
+        left_out = []
         for obj, frames in zip(item.record.objects, scores, strict=True):
+            if not any(frames[1:-1] if self.options.frames == "inner" else frames):
+                left_out.append(f"{item.record.key}, object {obj.number}")
+                continue
             scorer = ObjectScorer(item.set, item.record.name, obj.number)
             for future in frames:
                 scorer.add(None if future is None else future.result())
             records.append(scorer.record())
-        return records
+        return Outcome(records, left_out)
 
     def _exclusive(self, prompter: Prompter, image: NDArray[np.uint8]) -> dict[Fusion, list[Mask]]:
         """Masks of all rows by column; a pixel belongs to the row with the largest logit, given masks come first."""
@@ -310,6 +317,8 @@ class VideoTask:
 
     def summarise(self, records: Sequence[Scored], left_out: Sequence[str]) -> EvalResult:
         """See `Task`; the slices are the videos of a set without classes."""
+        if not records:
+            raise DataError("nothing to score: no object of any video has a frame that counts")
         slices: dict[str, dict[str, dict[str, float]]] = {}
         ordered: list[DavisRecord] | list[TubeRecord]
         if self.has_classes:
@@ -321,8 +330,12 @@ class VideoTask:
             objects.merge([[record for record in records if isinstance(record, DavisRecord)]])
             sets, ordered = objects.compute(), objects.state()
             slices = next(iter(objects.of_videos().values()))
+        protocol = self.describe()
+        if left_out:
+            logger.warning("%d objects have no frame that counts and are left out: %s", len(left_out), left_out[0])
+            protocol["objects_left_out"] = len(left_out)
         title = "Tube Mask AP and Tube Boundary AP in percent" if self.has_classes else "J and F in percent"
-        return EvalResult(sets, next(iter(sets.values())), self.describe(), slices, ordered, title)
+        return EvalResult(sets, next(iter(sets.values())), protocol, slices, ordered, title)
 
 
 def _read_frames(video: VideoRecord) -> Iterator[tuple[int, NDArray[np.uint8], list[Mask]]]:

@@ -195,6 +195,15 @@ def test_boxes_are_read_with_whatever_else_is_there(tmp_path: Path, truth_set: I
     assert empty.describe()["images_without_boxes"] == 3
 
 
+def test_other_boxes_are_described_otherwise(tmp_path: Path, truth_set: InstanceSet) -> None:
+    """As many boxes in a file of the same name: kept results of the one must not be taken for the other."""
+    files = [[box(), box(image_id=3)], [box(), box(image_id=3, bbox=[1, 2, 3, 4])], [box(score=0.25), box(image_id=3)]]
+    files += [[box(category_id=9), box(image_id=3)], [box(image_id=3), box(image_id=3)]]
+    found = [read_detections(write(tmp_path / "boxes.json", rows), truth_set.truth).describe() for rows in files]
+    assert len({entry["digest"] for entry in found}) == len(files)
+    assert read_detections(write(tmp_path / "boxes.json", files[0]), truth_set.truth).describe() == found[0]
+
+
 def test_the_best_boxes_of_each_image(tmp_path: Path, truth_set: InstanceSet) -> None:
     rows = [box(score=score, bbox=[k, 0, 5, 5]) for k, score in enumerate((0.2, 0.7, 0.7, 0.9, 0.7))]
     found = read_detections(write(tmp_path / "boxes.json", [*rows, box(image_id=3)]), truth_set.truth, top_k=3)

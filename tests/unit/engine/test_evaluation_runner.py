@@ -186,3 +186,10 @@ def test_tables_with_many_metrics_have_a_row_for_each_column(tmp_path: Path) -> 
     assert rows[2] == "| val | SAM+HQ | 4 | 11.0 | 22.5 |  | p, box, 64 px, ring 2 % |"
     write_report(result, tmp_path / "run")
     assert json.loads((tmp_path / "run/results.json").read_text())["sets"]["val"] == scores
+
+
+def test_small_numbers_are_not_rounded_away() -> None:
+    scores = {"sam": {"mse": 0.0244, "ods_threshold": 0.37, "noc85": 5.32, "nof85": 4, "sad": 20.71, "n": 4}}
+    protocol = {"name": "p", "resolution": 64, "model": {"name": "m"}}
+    rows = format_markdown(EvalResult({"val": scores}, scores, protocol)).splitlines()
+    assert "| val | SAM | 4 | 0.0244 | 0.37 | 5.32 | 4 | 20.7 | p, 64 px |" in rows

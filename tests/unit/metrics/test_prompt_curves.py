@@ -18,6 +18,7 @@ from hqsam.metrics.clicks import (
     prompt_metrics,
     score_prompts,
 )
+from hqsam.metrics.evaluator import mean_of_sets
 
 HW = (40, 50)
 
@@ -60,6 +61,15 @@ def test_number_of_clicks_by_hand() -> None:
     assert scores["n"] == 3
     assert clicks_to_reach([0.1, 0.9], 0.9) == 2
     assert clicks_to_reach([0.1], 0.9) is None
+
+
+def test_objects_that_never_reach_a_target_are_counted_over_all_sets() -> None:
+    records = [curve("a", 0.2), curve("b", 0.3), curve("c", 0.9), curve("d", 0.1, set_name="t")]
+    scores = PromptScores()
+    scores.merge([records])
+    mean = mean_of_sets(scores.compute())["sam"]
+    assert (mean["nof85"], mean["nof90"], mean["n"]) == (3, 3, 4)
+    assert mean["miou_click1"] == pytest.approx((100 * (0.2 + 0.3 + 0.9) / 3 + 10) / 2)
 
 
 def test_clicks_are_in_the_order_of_their_numbers() -> None:
