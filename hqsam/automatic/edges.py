@@ -7,6 +7,7 @@ probability counts along its outline; the map is the largest over all masks, thi
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from hqsam.models import Sam, select_masks
 from hqsam.models.selection import MULTIMASK_CANDIDATES
 from hqsam.postprocess import PIXELS_AT_ONCE, upscale_logits
 from hqsam.predictor import SamPredictor
-from hqsam.types import Fusion, Prompts
+from hqsam.types import Fusion, ImageFeatures, Prompts
 
 _Found = tuple[list[Outline], list[float]]
 """Outlines, and SAM's score of each mask."""
@@ -116,7 +117,10 @@ class SamEdgeDetector:
     ) -> dict[Fusion, tuple[list[Outline], list[float]]]:
         """Outlines and scores of all masks that have a pixel."""
         predictor, model = self.predictor, self.predictor.model
-        known = predictor.get_features()
+        # not get_features(), which sums up all weights of the encoder to say whose features they are
+        early = cast(list[Tensor], predictor.interm_features)[0].permute(0, 3, 1, 2)
+        features = ImageFeatures(predictor.get_image_embedding(), early)
+        input_hw = cast(tuple[int, int], predictor.input_size)
         hq_features = None if set(fusions) <= {"sam"} else predictor.hq_features()
         grid = predictor.transform.apply_coords(point_grid(self.points_per_side) * np.array([hw[1], hw[0]]), hw)
         points = torch.from_numpy(grid).to(torch.float32)[:, None]
@@ -125,7 +129,7 @@ class SamEdgeDetector:
             prompts = Prompts.from_parts(batch, torch.ones(batch.shape[:2], dtype=torch.int64)).to(model.device)
             outputs = {
                 use_hq: model.decode(
-                    known.image_features,
+                    features,
                     prompts,
                     candidates=MULTIMASK_CANDIDATES,
                     use_hq=use_hq,
@@ -135,7 +139,7 @@ class SamEdgeDetector:
             }
             for fusion, (outlines, scores) in found.items():
                 logits, iou = select_masks(outputs[fusion != "sam"], multimask=True, fusion=fusion, candidates="all")
-                masks = _full_size(logits.float().flatten(0, 1), known.input_size, hw, model.image_size)
+                masks = _full_size(logits.float().flatten(0, 1), input_hw, hw, model.image_size)
                 for mask, score in zip(masks, iou.flatten().tolist(), strict=True):
                     outline = mask_outline(mask, model.mask_threshold)
                     if outline is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -68,16 +68,17 @@ def write_report(result: EvalResult, folder: Path, timing: Mapping[str, Any] | N
     Raises:
         OutputError: a file cannot be written.
     """
-    texts = {
-        "records.jsonl": "".join(f"{json.dumps(r.as_dict(), allow_nan=False)}\n" for r in result.records),
-        "results.md": format_markdown(result),
-        "results.json": json.dumps(result.as_dict(), indent=2, allow_nan=False) + "\n",
+    texts: dict[str, Iterable[str]] = {
+        # line by line: the masks of a hundred thousand images are gigabytes
+        "records.jsonl": (f"{json.dumps(record.as_dict(), allow_nan=False)}\n" for record in result.records),
+        "results.md": [format_markdown(result)],
+        "results.json": [json.dumps(result.as_dict(), indent=2, allow_nan=False) + "\n"],
     }
     if timing is not None:
-        texts["timing.json"] = json.dumps(timing, indent=2) + "\n"
-    for name, text in texts.items():
-        with atomic_path(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        texts["timing.json"] = [json.dumps(timing, indent=2) + "\n"]
+    for name, parts in texts.items():
+        with atomic_path(folder / name) as temporary, temporary.open("w", encoding="utf-8") as stream:
+            stream.writelines(parts)
 
 
 def format_markdown(result: EvalResult) -> str:

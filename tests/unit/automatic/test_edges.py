@@ -163,6 +163,18 @@ def test_known_features_give_the_same_map(model: Sam, image: NDArray[np.uint8]) 
         detector.detect(image[:, ::-1].copy(), features=predictor.get_features())
 
 
+def test_the_weights_are_not_summed_up_for_an_image(
+    model: Sam, image: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fingerprint of a large encoder takes seconds on a CPU, which nothing here needs."""
+
+    def refuse(_: Sam) -> str:
+        raise AssertionError("a fingerprint was computed")
+
+    monkeypatch.setattr("hqsam.predictor.model_fingerprint", refuse)
+    assert SamEdgeDetector(model, points_per_side=2).detect(image).shape == image.shape[:2]
+
+
 def test_tiny_and_black_images(model: Sam) -> None:
     for hw in ((1, 1), (1, 40), (50, 1), (30, 30)):
         edges = SamEdgeDetector(model, points_per_side=2).detect(np.zeros((*hw, 3), dtype=np.uint8))
