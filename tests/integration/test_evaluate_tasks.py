@@ -94,6 +94,7 @@ def test_run_folder(root: Path, tmp_path: Path, name: str, capsys: pytest.Captur
     assert METRICS[name] <= set(results["mean"]["sum"])
     assert results["protocol"]["model"]["name"] == "hq_test_vit"
     assert {"name", "resolution", "versions"} <= set(results["protocol"])
+    assert results["protocol"].get("objects_left_out") == {"clicks": 1, "mattes": 0}.get(name)
     table = capsys.readouterr().out
     assert "nan" not in table.lower() and "| SAM+HQ |" in table
     lines = (tmp_path / "run/records.jsonl").read_text().splitlines()

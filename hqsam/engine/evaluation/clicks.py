@@ -140,6 +140,14 @@ class ClickTask:
             for kind in self.options.prompts
         ]
 
+    def left_out(self, item: ClickItem, loaded: LoadedImage) -> list[str]:
+        """Objects without a pixel."""
+        return [
+            f"{item.set}/{item.image}, object {k}"
+            for k, target in zip(item.objects, loaded.targets, strict=True)
+            if not target.any()
+        ]
+
     def predictions(self, kind: PromptKind, target: Mask, key: tuple[str, int]) -> dict[str, dict[str, Mask]]:
         """Column -> step -> mask of one object of the image that is set.
 

@@ -105,6 +105,14 @@ class MatteTask:
             records.append(score_mattes(MatteSample(item.set, item.image, k, "box", mattes, matte)))
         return records
 
+    def left_out(self, item: ClickItem, loaded: LoadedMattes) -> list[str]:
+        """Objects without a pixel."""
+        return [
+            f"{item.set}/{item.image}, object {k}"
+            for k, mask in zip(item.objects, loaded.masks, strict=True)
+            if not (mask > INSIDE).any()
+        ]
+
     def describe(self) -> Mapping[str, Any]:
         """What distinguishes these numbers from others, for the reports."""
         return {

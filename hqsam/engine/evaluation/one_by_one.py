@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, Protocol
+from typing import Any, Generic, Protocol, runtime_checkable
 
 from hqsam.engine.evaluation.masks import describe_model
 from hqsam.engine.evaluation.report import EvalResult
@@ -11,6 +12,8 @@ from hqsam.engine.evaluation.task import Item, Loaded, Outcome, R, ScorePool
 from hqsam.errors import DataError
 from hqsam.metrics.evaluator import SetScores, mean_of_sets
 from hqsam.models import Sam
+
+logger = logging.getLogger(__name__)
 
 
 class Keyed(Protocol):
@@ -55,6 +58,14 @@ class SingleItems(Protocol[Item, Loaded, R]):
         """The protocol."""
 
 
+@runtime_checkable
+class LeavesOut(Protocol):
+    """A task that cannot score everything that it is given."""
+
+    def left_out(self, item: Any, loaded: Any) -> Sequence[str]:
+        """Names of what has no record, an object without a pixel for instance."""
+
+
 class OneByOne(Generic[Item, Loaded, R]):
     """A task (see `Task`) around one whose items are done one at a time.
 
@@ -92,7 +103,10 @@ class OneByOne(Generic[Item, Loaded, R]):
 
     def run(self, group: Sequence[tuple[Item, Loaded]], pool: ScorePool) -> list[Outcome[R]]:
         """See `Task`."""
-        return [Outcome(self.inner.run(item, loaded)) for item, loaded in group]
+        return [Outcome(self.inner.run(item, loaded), self._left_out(item, loaded)) for item, loaded in group]
+
+    def _left_out(self, item: Item, loaded: Loaded) -> Sequence[str]:
+        return self.inner.left_out(item, loaded) if isinstance(self.inner, LeavesOut) else ()
 
     def parse(self, entry: dict[str, Any]) -> R:
         """See `Task`."""
@@ -104,12 +118,15 @@ class OneByOne(Generic[Item, Loaded, R]):
 
     def summarise(self, records: Sequence[R], left_out: Sequence[str]) -> EvalResult:
         """See `Task`."""
+        if left_out:
+            logger.warning("%d objects have no pixel and are left out, first %s", len(left_out), left_out[0])
         if not records:
-            raise DataError("nothing to score: there is no item")
+            raise DataError(f"nothing to score: none of {len(self.items)} items has a record, {len(left_out)} left out")
         self.inner.evaluator.merge([list(records)])
         sets = dict(self.inner.evaluator.compute())
         if not any(sets.values()):
             raise DataError("nothing to score: no set has a mask and a truth to compare")
-        return EvalResult(
-            sets, mean_of_sets(sets), self.describe(), records=self.inner.evaluator.state(), title=self.title
-        )
+        protocol = self.describe()
+        if isinstance(self.inner, LeavesOut):
+            protocol["objects_left_out"] = len(left_out)
+        return EvalResult(sets, mean_of_sets(sets), protocol, records=self.inner.evaluator.state(), title=self.title)
