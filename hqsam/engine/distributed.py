@@ -92,7 +92,7 @@ def join_world(device: str = "auto") -> Iterator[World]:
     import torch.distributed.nn  # noqa: F401
 
     backend, failed = "nccl" if target.type == "cuda" else "gloo", True
-    dist.init_process_group(backend, timeout=_PATIENCE)
+    dist.init_process_group(backend, timeout=_PATIENCE, **_own_keys())
     try:
         yield World(dist.get_rank(), dist.get_world_size(), target)
         failed = False
@@ -101,6 +101,22 @@ def join_world(device: str = "auto") -> Iterator[World]:
         # its exit alone tells the launcher to end them.
         if not (failed and backend == "nccl"):
             dist.destroy_process_group()
+
+
+def _own_keys() -> dict[str, Any]:
+    """Where the workers of this start find each other: apart from those of a start before, whose addresses are dead.
+
+    The agent of newer torchruns keeps one store over all restarts of its workers and leaves old addresses in it; a
+    worker that is early reads them and fails to connect. On one machine the number of the restart tells them apart. The
+    agents of several machines count differently: there torchrun itself has to be told (docs/distributed.md).
+    """
+    elastic = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    restart = os.environ.get("TORCHELASTIC_RESTART_COUNT")
+    if not elastic or restart is None or os.environ.get("GROUP_WORLD_SIZE") != "1":
+        return {}
+    store, rank, size = next(dist.rendezvous("env://", timeout=_PATIENCE))  # type: ignore[attr-defined]
+    prefixed = dist.PrefixStore(f"start_{restart}", store)  # type: ignore[attr-defined]
+    return {"store": prefixed, "rank": rank, "world_size": size}
 
 
 def _use(device: torch.device) -> torch.device:

@@ -42,6 +42,22 @@ def test_a_launcher_is_followed_and_left_again(monkeypatch: pytest.MonkeyPatch) 
     assert not torch.distributed.is_initialized()
 
 
+@pytest.mark.parametrize("machines", [1, 2])
+def test_a_restarted_worker_reads_no_address_of_the_start_before(
+    machines: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchrun's agent keeps its store over restarts. On several machines its count of them is not everybody's."""
+    agent = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    environment = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(agent.port)}
+    environment |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "1"}
+    for name, value in {**environment, "GROUP_WORLD_SIZE": str(machines)}.items():
+        monkeypatch.setenv(name, value)
+    with join_world("cpu") as world:
+        assert (world.rank, world.size) == (0, 1)
+        keys = agent.list_keys()
+    assert keys and all(key.startswith("start_1/") == (machines == 1) for key in keys)
+
+
 @pytest.mark.parametrize("backend", ["gloo", "nccl"])
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_process_that_fails_does_not_wait_for_the_others(
