@@ -273,7 +273,7 @@ def test_run_folder(tmp_path: Path, pack: Path, weights: Path, capsys: pytest.Ca
     assert {"worst_01.png", "worst_02.png", "scatter_miou.png", "scatter_mbiou.png"} <= names
     page = (run / "gallery.html").read_text()
     assert page.count("<img ") == len(names) and 'src="data:image/jpeg;base64,' in page
-    assert "http" not in page and "<td>SAM+HQ</td>" in page
+    assert 'src="http' not in page and "SAM+HQ mBIoU</th>" in page
     names -= {"scatter_miou.png", "scatter_mbiou.png"}
     assert names <= {f"{kind}_{rank:02d}.png" for kind in ("worst", "gain", "decline") for rank in (1, 2)}
     assert read_image(run / "plots/worst_01.png").shape[1] > 1000

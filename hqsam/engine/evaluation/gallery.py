@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hqsam.checkpoints import atomic_path
-from hqsam.engine.evaluation.report import COLUMN_TITLES, EvalResult, format_number, metric_title, short_protocol
-from hqsam.metrics.evaluator import SetScores, is_count
+from hqsam.engine.evaluation.report import EvalResult, lay_out, short_protocol
 
 _QUALITY = 88
 """Of the JPEG files inside the page."""
@@ -63,20 +62,14 @@ def write_gallery(path: Path, result: EvalResult, sections: Mapping[str, Sequenc
 
 
 def _table(result: EvalResult) -> list[str]:
-    rows: dict[str, SetScores] = {**result.sets, "mean over sets": result.mean, **result.slices}
-    cells = [values for scores in rows.values() for values in scores.values()]
-    metrics = list(dict.fromkeys(metric for values in cells for metric in values if not is_count(metric)))
-    heads = ["objects", *map(metric_title, metrics)]
-    lines = ["<table><tr><th>set</th><th>masks</th>" + "".join(f'<th class="number">{h}</th>' for h in heads) + "</tr>"]
-    for name, scores in rows.items():
-        for column, values in scores.items():
-            numbers = [f"{values['n']:.0f}", *(format_number(values, m) for m in metrics)]
-            lines.append(
-                f"<tr><td>{html.escape(name)}</td><td>{COLUMN_TITLES[column]}</td>"
-                + "".join(f'<td class="number">{number}</td>' for number in numbers)
-                + "</tr>"
-            )
-    return [*lines, "</table>"]
+    table = lay_out(result)
+    lines = ["<table>", _row("th", table.heads, table.texts)]
+    return [*lines, *(_row("td", cells, table.texts) for cells in table.body), "</table>"]
+
+
+def _row(tag: str, cells: Sequence[str], texts: int) -> str:
+    kinds = [""] * texts + [' class="number"'] * (len(cells) - texts)
+    return "<tr>" + "".join(f"<{tag}{k}>{html.escape(c)}</{tag}>" for k, c in zip(kinds, cells, strict=True)) + "</tr>"
 
 
 def _figure(figure: Figure) -> str:

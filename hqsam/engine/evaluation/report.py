@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from hqsam.checkpoints import atomic_path
 from hqsam.metrics.evaluator import SetScores, decimals, is_count
@@ -25,8 +25,8 @@ METRIC_TITLES = {
 """Metrics whose name is not simply printed in capitals."""
 _SHORT = 20
 """Letters of a prompt's description that stands beside numbers; longer ones are in the list of the protocol alone."""
-_WIDE = 2
-"""Up to so many metrics stand side by side for all columns; with more each column has a row of its own."""
+_WIDE, _SEVERAL = 2, 12
+"""How many metrics are few, and how many are several, see `lay_out`."""
 
 
 class Record(Protocol):
@@ -83,13 +83,11 @@ def write_report(result: EvalResult, folder: Path, timing: Mapping[str, Any] | N
 
 def format_markdown(result: EvalResult) -> str:
     """The table of all sets, each row with its protocol, and what the protocol is."""
-    rows = dict(result.sets)
-    rows["**mean over sets**"] = result.mean
-    rows |= {f"*{name}*, over objects": scores for name, scores in result.slices.items()}
+    marked = replace(result, slices={f"*{name}*, over objects": scores for name, scores in result.slices.items()})
     lines = [
         f"# {result.protocol['model'].get('name', 'model')}: {result.title}",
         "",
-        *_table(rows, short_protocol(result.protocol)),
+        *_markdown(lay_out(marked, "**mean over sets**"), short_protocol(result.protocol)),
         "",
         "## Protocol",
         "",
@@ -99,33 +97,63 @@ def format_markdown(result: EvalResult) -> str:
 
 
 def metric_title(name: str) -> str:
-    """How a metric is called in tables."""
+    """How a metric is called in tables; what follows a known name is the step of a prompt."""
+    base, _, step = name.partition("_")
+    if name not in METRIC_TITLES and base in METRIC_TITLES and step:
+        return f"{METRIC_TITLES[base]} {step}"
     return METRIC_TITLES.get(name, name.upper())
 
 
-def _table(rows: Mapping[str, SetScores], label: str) -> list[str]:
+class Table(NamedTuple):
+    """Cells of a table as text."""
+
+    heads: list[str]
+    body: list[list[str]]
+    texts: int
+    """Columns at the left that hold words; numbers follow."""
+
+
+def lay_out(result: EvalResult, mean: str = "mean over sets") -> Table:
+    """The numbers of all sets, their mean and their slices.
+
+    A few metrics stand side by side for all columns; several give each column a row; many give each metric a row.
+
+    Args:
+        result: its sets come first, then the mean, then the slices.
+        mean: name of the mean's row.
+    """
+    rows = {**result.sets, mean: result.mean, **result.slices}
     columns = list(dict.fromkeys(column for scores in rows.values() for column in scores))
     cells = [values for scores in rows.values() for values in scores.values()]
     metrics = list(dict.fromkeys(metric for values in cells for metric in values if not is_count(metric)))
     if len(metrics) <= _WIDE:
         heads = [f"{COLUMN_TITLES[column]} {metric_title(metric)}" for column in columns for metric in metrics]
         body = [
-            [name, _count(scores), *(format_number(scores.get(c, {}), m) for c in columns for m in metrics), label]
+            [name, _count(scores), *(format_number(scores.get(c, {}), m) for c in columns for m in metrics)]
             for name, scores in rows.items()
         ]
-        return _lines(["set", "objects", *heads, "protocol"], body, texts=1)
-    heads = ["set", "masks", "objects", *map(metric_title, metrics), "protocol"]
+        return Table(["set", "objects", *heads], body, 1)
+    if len(metrics) <= _SEVERAL:
+        body = [
+            [name, COLUMN_TITLES[column], f"{values['n']:.0f}", *(format_number(values, m) for m in metrics)]
+            for name, scores in rows.items()
+            for column, values in scores.items()
+        ]
+        return Table(["set", "masks", "objects", *map(metric_title, metrics)], body, 2)
     body = [
-        [name, COLUMN_TITLES[column], f"{values['n']:.0f}", *(format_number(values, m) for m in metrics), label]
+        [name, metric_title(metric), _count(scores), *(format_number(scores.get(c, {}), metric) for c in columns)]
         for name, scores in rows.items()
-        for column, values in scores.items()
+        for metric in metrics
+        if any(metric in values for values in scores.values())
     ]
-    return _lines(heads, body, texts=2)
+    return Table(["set", "metric", "objects", *(COLUMN_TITLES[column] for column in columns)], body, 2)
 
 
-def _lines(heads: Sequence[str], body: Sequence[Sequence[str]], texts: int) -> list[str]:
-    rule = "|" + "---|" * texts + "---:|" * (len(heads) - texts - 1) + "---|"
-    return ["| " + " | ".join(heads) + " |", rule, *("| " + " | ".join(row) + " |" for row in body)]
+def _markdown(table: Table, label: str) -> list[str]:
+    numbers = len(table.heads) - table.texts
+    rule = "|" + "---|" * table.texts + "---:|" * numbers + "---|"
+    heads = "| " + " | ".join([*table.heads, "protocol"]) + " |"
+    return [heads, rule, *("| " + " | ".join([*row, label]) + " |" for row in table.body)]
 
 
 def _count(scores: SetScores) -> str:
