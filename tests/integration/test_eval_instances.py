@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hqsam.engine.evaluation import instances as eval_instances
+from hqsam.engine.evaluation import decoding
 from hqsam.engine.evaluation.instances import InstanceOptions, InstanceTask, choose_columns, open_instance_task
 from hqsam.errors import DataError
 from hqsam.images import write_image
@@ -131,7 +131,7 @@ def test_records_continue_a_run_that_was_broken_off(model: Sam, root: Path) -> N
 def test_chunks_of_boxes_change_nothing(model: Sam, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = open_instance_task(model, "coco_val2017", root / "boxes.json", root=root)
     whole = records_of(task)
-    monkeypatch.setattr(eval_instances, "_PIXELS_AT_ONCE", 2 * 96 * 128)
+    monkeypatch.setattr(decoding, "_PIXELS_AT_ONCE", 2 * 96 * 128)
     for one, other in zip(records_of(task), whole, strict=True):
         assert one.masks == other.masks and one.categories == other.categories
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from hqsam.data.detections import Detections, ImageBoxes, read_detections, true_boxes
 from hqsam.data.instance_opening import find_instance_card, open_instances
 from hqsam.data.instances import InstanceSet
 from hqsam.engine.evaluation.columns import choose_columns
+from hqsam.engine.evaluation.decoding import decode_boxes, encode_each
 from hqsam.errors import DataError
 from hqsam.images import read_image
 from hqsam.metrics import InstanceRecord, InstanceScores
@@ -22,12 +22,8 @@ from hqsam.metrics.instance_overlaps import METRICS
 from hqsam.metrics.instance_records import ImageId, Score
 from hqsam.metrics.instances import Rules
 from hqsam.models import Sam
-from hqsam.predictor import SamPredictor
 from hqsam.rle import Rle, encode_masks
 from hqsam.types import Fusion
-
-_PIXELS_AT_ONCE = 2**25
-"""Output pixels of one chunk of boxes: 109 boxes of a COCO image, fewer of a large photograph."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +73,21 @@ class InstanceItem:
         return f"{self.set}/{self.image}"
 
 
+def read_annotated_image(path: Path, size_hw: tuple[int, int]) -> NDArray[np.uint8]:
+    """An image, (H, W, 3) uint8 RGB, of the size that its annotations are drawn on.
+
+    Raises:
+        DataError: it cannot be read, or is of another size.
+    """
+    image = read_image(path)
+    if image.shape[:2] != size_hw:
+        raise DataError(
+            f"{path} is {image.shape[1]} x {image.shape[0]}, its annotations are drawn on "
+            f"{size_hw[1]} x {size_hw[0]} (width x height, upright)"
+        )
+    return image
+
+
 class InstanceTask:
     """One single mask for every box, in every column, by `SamPredictor`; scored as `InstanceScores` does.
 
@@ -103,7 +114,7 @@ class InstanceTask:
         class_agnostic: bool = False,
     ) -> None:
         options = options or InstanceOptions()
-        self.predictor = SamPredictor(model)
+        self.model = model
         self.columns = choose_columns(model, options.columns)
         self.options = options
         self._boxes = {each.name: found for each, found in zip(sets, boxes, strict=True)}
@@ -126,13 +137,7 @@ class InstanceTask:
         Raises:
             DataError: it cannot be read, or is not of the size that its annotations are drawn on.
         """
-        image = read_image(item.path)
-        if image.shape[:2] != item.size_hw:
-            raise DataError(
-                f"{item.path} is {image.shape[1]} x {image.shape[0]}, its annotations are drawn on "
-                f"{item.size_hw[1]} x {item.size_hw[0]} (width x height, upright)"
-            )
-        return image
+        return read_annotated_image(item.path, item.size_hw)
 
     def run(self, item: InstanceItem, loaded: NDArray[np.uint8]) -> list[InstanceRecord]:
         """Predict the masks of an image; memory is bounded whatever the number of boxes.
@@ -148,16 +153,11 @@ class InstanceTask:
         ious: dict[str, list[float]] = {column: [] for column in self.columns}
         boxes, categories, scores = item.boxes
         if len(boxes):
-            self.predictor.set_image(loaded)
-            scaled = self.predictor.transform.apply_boxes(boxes, item.size_hw)
-            tensor = torch.from_numpy(scaled).to(self.predictor.device, torch.float32)
-            for chunk in tensor.split(max(1, _PIXELS_AT_ONCE // (item.size_hw[0] * item.size_hw[1]))):
-                for column in self.columns:
-                    found, predicted, _ = self.predictor.predict_torch(
-                        None, None, chunk, multimask_output=False, fusion=column
-                    )
-                    masks[column] += encode_masks(found[:, 0].cpu().numpy())
-                    ious[column] += predicted[:, 0].float().cpu().tolist()
+            (encoded,) = encode_each(self.model, [loaded])
+            for chunk in decode_boxes(self.model, encoded, boxes, self.columns):
+                for column, decoded in chunk.items():
+                    masks[column] += encode_masks(decoded.masks)
+                    ious[column] += decoded.scores.tolist()
         return [InstanceRecord(item.set, item.image, list(categories), list(scores), ious, masks)]
 
     def describe(self) -> dict[str, Any]:
@@ -170,7 +170,7 @@ class InstanceTask:
             "max_images": "all" if self.options.max_images is None else self.options.max_images,
             "masks": "single mask, upsampled to the original size, logit > 0",
             "resize": "long side to the resolution, padded with zeros at the bottom and on the right",
-            "resolution": self.predictor.model.image_size,
+            "resolution": self.model.image_size,
             "columns": list(self.columns),
             **self.evaluator.describe(),
         }

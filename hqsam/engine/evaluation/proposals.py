@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from hqsam.automatic import SamAutomaticMaskGenerator
 from hqsam.data.instances import InstanceSet
 from hqsam.engine.evaluation.columns import choose_columns
+from hqsam.engine.evaluation.instances import read_annotated_image
 from hqsam.errors import DataError
-from hqsam.images import read_image
 from hqsam.metrics import ProposalRecord, ProposalSample, ProposalScores
 from hqsam.metrics.instance_records import ImageId
 from hqsam.models import Sam
@@ -113,13 +113,7 @@ class ProposalTask:
         Raises:
             DataError: it cannot be read, or is not of the size that its annotations are drawn on.
         """
-        image = read_image(item.path)
-        if image.shape[:2] != item.size_hw:
-            raise DataError(
-                f"{item.path} is {image.shape[1]} x {image.shape[0]}, its annotations are drawn on "
-                f"{item.size_hw[1]} x {item.size_hw[0]} (width x height, upright)"
-            )
-        return image
+        return read_annotated_image(item.path, item.size_hw)
 
     def run(self, item: ProposalItem, loaded: NDArray[np.uint8]) -> list[ProposalRecord]:
         """Search an image, encoded once, in every column.

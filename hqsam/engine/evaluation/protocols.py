@@ -16,19 +16,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hqsam.boxes import mask_to_box
-from hqsam.encoding import encode_images
 from hqsam.engine.evaluation.columns import possible_columns, require_columns
 from hqsam.engine.evaluation.config import EvalOptions, ProtocolName
-from hqsam.geometry import ResizeLongestSide
+from hqsam.engine.evaluation.decoding import EncodedImage, decode_boxes, encode_each, prompts_at_once
 from hqsam.models import Sam, select_masks
 from hqsam.refine import Refine
-from hqsam.segmentation import Answer, masks_of_image
 from hqsam.types import Fusion, ImageFeatures, Prompts
 
 INSIDE = 128
 """Grey values above this are inside a true mask (the published evaluation's threshold)."""
-_PIXELS_AT_ONCE = 2**25
-"""Output pixels of one chunk of prompts, so that large photographs do not need memory for every object."""
 
 Predicted = dict[str, NDArray[np.bool_]]
 """Column -> (H, W) bool, at the size of the original image."""
@@ -88,48 +84,20 @@ class PredictorPath:
         self.model = model
         self.columns = columns
         self.refine = refine
-        self._resize = ResizeLongestSide(model.image_size)
 
-    @torch.no_grad()
     def __call__(self, pairs: Sequence[Pair]) -> Iterator[Iterator[Predicted]]:
         """See `MaskPath`."""
-        if not pairs:
-            return
-        features, sizes = encode_images(self.model, [image for image, _ in pairs])
-        for k, ((image, targets), input_hw) in enumerate(zip(pairs, sizes, strict=True)):
-            yield self._predict(features.of_image(k), input_hw, image, targets)
+        encoded = encode_each(self.model, [image for image, _ in pairs])
+        for each, (_, targets) in zip(encoded, pairs, strict=True):
+            yield self._predict(each, targets)
 
-    @torch.no_grad()
-    def _predict(
-        self,
-        features: ImageFeatures,
-        input_hw: tuple[int, int],
-        image: NDArray[np.uint8],
-        targets: Sequence[NDArray[np.uint8]],
-    ) -> Iterator[Predicted]:
+    def _predict(self, encoded: EncodedImage, targets: Sequence[NDArray[np.uint8]]) -> Iterator[Predicted]:
         if not targets:
             return
-        boxes = self._resize.apply_boxes(np.stack([tight_box(t) for t in targets]), image.shape[:2])
-        hq_features = self.model.hq_features(features) if self.columns != ("sam",) else None
-        for chunk in torch.from_numpy(boxes).to(torch.float32).split(_prompts_at_once(image)):
-            prompts = Prompts.from_parts(boxes=chunk)
-            masks = {}
-            # both ways of using the HQ mask come from one decoding
-            for fusions in (("sam",), ("hq", "sum")):
-                wanted = [column for column in self.columns if column in fusions]
-                if not wanted:
-                    continue
-                output = self.model.decode(
-                    features, prompts.to(self.model.device), use_hq="sam" not in wanted, hq_features=hq_features
-                )
-                for column in wanted:
-                    logits, _ = select_masks(output, multimask=False, fusion=column)
-                    answer = Answer(False, False, column, "best", self.refine)
-                    frame = (input_hw, image.shape[:2])
-                    found = masks_of_image(self.model, image, frame, prompts, logits.float(), answer)
-                    masks[column] = found[:, 0].cpu().numpy()
-            for row in range(len(chunk)):
-                yield {column: masks[column][row] for column in self.columns}
+        boxes = np.stack([tight_box(target) for target in targets])
+        for chunk in decode_boxes(self.model, encoded, boxes, self.columns, self.refine):
+            for row in range(len(chunk[self.columns[0]].masks)):
+                yield {column: decoded.masks[row] for column, decoded in chunk.items()}
 
     def describe(self) -> Mapping[str, Any]:
         """See `MaskPath`."""
@@ -180,7 +148,7 @@ class PaperPath:
         model = self.model
         hq_features = model.hq_features(features)
         boxes = torch.stack([self._box(target) for target in targets]).to(model.device)
-        for chunk in boxes.split(_prompts_at_once(image)):
+        for chunk in boxes.split(prompts_at_once(image.shape)):
             output = model.decode(features, Prompts.from_parts(boxes=chunk), hq_features=hq_features)
             logits, _ = select_masks(output, multimask=False, fusion="hq")
             logits = F.interpolate(logits.float(), image.shape[:2], mode="bilinear", align_corners=False)
@@ -221,8 +189,3 @@ def tight_box(target: NDArray[np.uint8]) -> NDArray[np.float32]:
     if box is None:
         raise ValueError(f"a mask of {target.shape} has no pixel above {INSIDE}: there is no box to prompt with")
     return box
-
-
-def _prompts_at_once(image: NDArray[np.uint8]) -> int:
-    height, width = image.shape[:2]
-    return max(1, _PIXELS_AT_ONCE // int(height * width))

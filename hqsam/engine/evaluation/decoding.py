@@ -1,0 +1,91 @@
+"""The boxes on one image to single masks in every column, by the path of `SamPredictor`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hqsam.encoding import encode_images
+from hqsam.geometry import ResizeLongestSide
+from hqsam.models import Sam, select_masks
+from hqsam.refine import Refine
+from hqsam.segmentation import Answer, masks_of_image
+from hqsam.types import Fusion, ImageFeatures, Prompts
+
+_PIXELS_AT_ONCE = 2**25
+"""Output pixels of one chunk of prompts, so that large photographs do not need memory for every object."""
+
+
+class Decoded(NamedTuple):
+    """Masks of a chunk of n boxes in one column."""
+
+    masks: NDArray[np.bool_]  # (n, H, W), at the size of the original image
+    scores: NDArray[np.float32]  # (n,), SAM's predicted IoU
+
+
+class EncodedImage(NamedTuple):
+    """An image and what its masks are decoded from."""
+
+    image: NDArray[np.uint8]  # (H, W, 3) RGB
+    features: ImageFeatures  # of this image alone
+    input_hw: tuple[int, int]  # of the resized image inside the model's input
+
+
+def encode_each(model: Sam, images: Sequence[NDArray[np.uint8]]) -> list[EncodedImage]:
+    """Encode pictures of any sizes as one batch; see `hqsam.encoding.encode_images`."""
+    if not images:
+        return []
+    features, sizes = encode_images(model, images)
+    return [
+        EncodedImage(image, features.of_image(k), size)
+        for k, (image, size) in enumerate(zip(images, sizes, strict=True))
+    ]
+
+
+@torch.no_grad()
+def decode_boxes(
+    model: Sam,
+    encoded: EncodedImage,
+    boxes: NDArray[np.floating[Any]],
+    columns: Sequence[Fusion],
+    refine: Refine | None = None,
+) -> Iterator[dict[Fusion, Decoded]]:
+    """Answer boxes chunk by chunk. HQ alone and the sum come from one decoding, plain SAM from its own.
+
+    Args:
+        model: the model.
+        encoded: the image.
+        boxes: (N, 4) XYXY in pixels of the image.
+        columns: which ways of using the model.
+        refine: as in `SamPredictor.predict`.
+
+    Yields:
+        Column -> masks of the next boxes, in order; memory does not depend on N.
+    """
+    image, features, input_hw = encoded
+    image_hw = image.shape[:2]
+    scaled = torch.from_numpy(ResizeLongestSide(model.image_size).apply_boxes(boxes, image_hw)).to(torch.float32)
+    hq_features = model.hq_features(features) if set(columns) - {"sam"} else None
+    for chunk in scaled.split(prompts_at_once(image_hw)) if len(scaled) else ():
+        prompts = Prompts.from_parts(boxes=chunk)
+        found: dict[Fusion, Decoded] = {}
+        for wanted in ([c for c in columns if c == "sam"], [c for c in columns if c != "sam"]):
+            if not wanted:
+                continue
+            use_hq = wanted != ["sam"]
+            output = model.decode(features, prompts.to(model.device), use_hq=use_hq, hq_features=hq_features)
+            for column in wanted:
+                logits, scores = select_masks(output, multimask=False, fusion=column)
+                answer = Answer(False, False, column, "best", refine)
+                masks = masks_of_image(model, image, (input_hw, image_hw), prompts, logits.float(), answer)
+                found[column] = Decoded(masks[:, 0].cpu().numpy(), scores[:, 0].float().cpu().numpy())
+        yield {column: found[column] for column in columns}
+
+
+def prompts_at_once(image_hw: tuple[int, ...]) -> int:
+    """How many masks of an image are held at once: 109 of a COCO image, fewer of a large photograph."""
+    return max(1, _PIXELS_AT_ONCE // int(image_hw[0] * image_hw[1]))
