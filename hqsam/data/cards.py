@@ -38,16 +38,23 @@ class Card:
     terms: str
 
 
+def read_cards(kind: str = "") -> dict[str, dict[str, Any]]:
+    """What the cards of a kind say, by their name; the kind is the folder that they are in."""
+    from omegaconf import OmegaConf
+
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted((_FOLDER / kind).glob("*.yaml")):
+        values: Any = OmegaConf.to_container(OmegaConf.load(path))
+        found[path.stem] = values
+    return found
+
+
 @cache
 def cards() -> dict[str, Card]:
     """All cards by name."""
-    from omegaconf import OmegaConf
-
-    found = {}
-    for path in sorted(_FOLDER.glob("*.yaml")):
-        values: Any = OmegaConf.to_container(OmegaConf.load(path))
-        found[path.stem] = Card(name=path.stem, **{**values, "groups": tuple(values["groups"])})
-    return found
+    return {
+        name: Card(name=name, **{**values, "groups": tuple(values["groups"])}) for name, values in read_cards().items()
+    }
 
 
 def find_card(name: str) -> Card | None:

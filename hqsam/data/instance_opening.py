@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from hqsam.data.cards import read_cards
 from hqsam.data.instances import InstanceSet, read_instance_set
 from hqsam.data.opening import data_root
 from hqsam.errors import DataError
-
-_FOLDER = Path(__file__).parent / "cards" / "instances"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,19 +45,16 @@ class InstanceCard:
 @cache
 def instance_cards() -> dict[str, InstanceCard]:
     """All cards by name. A file with a list `members` is one card for each, its paths with {member} filled in."""
-    from omegaconf import OmegaConf
-
     found: dict[str, InstanceCard] = {}
-    for path in sorted(_FOLDER.glob("*.yaml")):
-        values: Any = OmegaConf.to_container(OmegaConf.load(path))
+    for stem, values in read_cards("instances").items():
         members = values.pop("members", None)
         if members is None:
-            found[path.stem] = InstanceCard(name=path.stem, **values)
+            found[stem] = InstanceCard(name=stem, **values)
             continue
         for member in members:
-            name = f"{path.stem}_{member.lower().replace('-', '_')}"
+            name = f"{stem}_{member.lower().replace('-', '_')}"
             own = {key: text.format(member=member) for key, text in values.items() if isinstance(text, str)}
-            found[name] = InstanceCard(name=name, group=path.stem, **{**values, **own})
+            found[name] = InstanceCard(name=name, group=stem, **{**values, **own})
     return found
 
 

@@ -6,8 +6,9 @@ import logging
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from hqsam.data.cards import read_cards
 from hqsam.data.davis import read_davis, read_video_pack
 from hqsam.data.index_pack import INDEX_NAME
 from hqsam.data.opening import data_root
@@ -16,8 +17,6 @@ from hqsam.data.youtube_vis import read_youtube_vis
 from hqsam.errors import DataError
 
 logger = logging.getLogger(__name__)
-
-_CARDS = Path(__file__).parent / "cards" / "video"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +52,7 @@ class VideoCard:
 @cache
 def video_cards() -> dict[str, VideoCard]:
     """All cards of videos by name."""
-    from omegaconf import OmegaConf
-
-    found = {}
-    for path in sorted(_CARDS.glob("*.yaml")):
-        values: Any = OmegaConf.to_container(OmegaConf.load(path))
-        found[path.stem] = VideoCard(name=path.stem, **values)
-    return found
+    return {name: VideoCard(name=name, **values) for name, values in read_cards("video").items()}
 
 
 def open_videos(name: str | Path, *, root: str | Path | None = None) -> VideoSet:

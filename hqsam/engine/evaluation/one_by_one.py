@@ -38,7 +38,7 @@ class Scores(Protocol[R]):
 
 
 class SingleItems(Protocol[Item, Loaded, R]):
-    """What is wrapped: `InstanceTask`, `VideoTask` and others."""
+    """What is wrapped: `InstanceTask`, `ClickTask` and others."""
 
     @property
     def items(self) -> Sequence[Item]:
