@@ -13,10 +13,15 @@ import pytest
 import torch
 
 from hqsam.checkpoints import save_checkpoint
+from hqsam.data.boundaries import read_bsds
+from hqsam.engine.distributed import World
 from hqsam.engine.evaluation import main
+from hqsam.engine.evaluation.edges import EdgeOptions, EdgeTask
 from hqsam.engine.evaluation.one_by_one import OneByOne
+from hqsam.engine.evaluation.runner import RunOptions, run_task
 from hqsam.engine.evaluation.video import VideoTask
 from hqsam.images import write_image
+from hqsam.metrics.edges import EdgeRecord
 from hqsam.registry import create_model
 from tests.helpers import fill_parameters
 from tests.integration.forked import start_group
@@ -103,6 +108,33 @@ def test_run_folder(root: Path, tmp_path: Path, name: str, capsys: pytest.Captur
         assert {path.name for path in (tmp_path / "run/plots").iterdir()} == PLOTS[name]
         assert (tmp_path / "run/gallery.html").read_text().count("<img ") == len(PLOTS[name])
     assert not (tmp_path / "run/partial").exists()
+
+
+def test_pictures_of_an_earlier_task_do_not_stay(root: Path, tmp_path: Path) -> None:
+    """One run folder, other numbers: a page or a plot that shows the old ones would be taken for theirs."""
+    run = tmp_path / "run"
+    assert evaluate(root, "edges", run) == 0
+    (run / "plots" / "notes.txt").write_text("mine")
+    assert evaluate(root, "mattes", run) == 0
+    assert not (run / "gallery.html").exists()
+    assert [path.name for path in (run / "plots").iterdir()] == ["notes.txt"]
+
+
+def test_boundaries_are_counted_in_images(root: Path, tmp_path: Path) -> None:
+    assert evaluate(root, "edges", tmp_path / "run") == 0
+    assert "| images |" in (tmp_path / "run/results.md").read_text()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_task_can_be_run_again(root: Path, workers: int) -> None:
+    """Its numbers come from the records of that run alone, whether they were scored in the loop or in threads."""
+    model = create_model("hq_test_vit", root / "tiny.safetensors", device="cpu")
+    task = EdgeTask(model, read_bsds(root, "val"), EdgeOptions(points_per_side=2, thresholds=9))
+    wrapped = OneByOne(task, model, name="edges", title="boundaries", make_record=EdgeRecord)
+    first, second = (run_task(wrapped, World(), RunOptions(workers=workers))[0] for _ in range(2))
+    assert first == second and first.mean["sum"]["n"] == 2
+    alone = [record for item in task.items for record in task.run(item, task.load(item))]
+    assert [record.as_dict() for record in first.records] == [record.as_dict() for record in alone]
 
 
 @pytest.mark.parametrize("name", [name for name in METRICS if name != "mattes"])  # it has one image

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from hqsam.automatic.edges import SamEdgeDetector
 from hqsam.data.boundaries import BoundaryRecord, load_boundaries
 from hqsam.engine.evaluation.columns import choose_columns
+from hqsam.engine.evaluation.task import ScorePool
 from hqsam.errors import DataError
 from hqsam.images import read_image
 from hqsam.metrics.edge_matching import TOLERANCE
@@ -89,12 +91,16 @@ class EdgeTask:
 
     def run(self, item: BoundaryRecord, loaded: LoadedBoundaries) -> list[EdgeRecord]:
         """The record of one image. Maps are rounded to 256 grey values, as the benchmark's files are."""
+        return [future.result() for future in self.submit(item, loaded, ScorePool(0))]
+
+    def submit(self, item: BoundaryRecord, loaded: LoadedBoundaries, pool: ScorePool) -> list[Future[EdgeRecord]]:
+        """As `run`; matching, which takes as long as the maps on a CPU, goes on in the pool."""
         maps = self.detector.detect_columns(loaded.image, self.columns)
         grey: dict[str, NDArray[Any]] = {
             column: np.rint(255 * edges).astype(np.uint8) for column, edges in maps.items()
         }
         sample = EdgeSample(item.set_name, item.key.removeprefix(f"{item.set_name}/"), grey, loaded.truths)
-        return [score_edges(sample, self.options.thresholds, self.options.tolerance)]
+        return [pool.submit(score_edges, sample, self.options.thresholds, self.options.tolerance)]
 
     def describe(self) -> Mapping[str, Any]:
         """What distinguishes these numbers from others, for the reports."""

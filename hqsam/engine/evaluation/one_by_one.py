@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, Generic, Protocol, runtime_checkable
 
 from hqsam.engine.evaluation.masks import describe_model
@@ -59,6 +61,14 @@ class SingleItems(Protocol[Item, Loaded, R]):
 
 
 @runtime_checkable
+class ScoresInPool(Protocol):
+    """A task that scores what the model said while the model goes on."""
+
+    def submit(self, item: Any, loaded: Any, pool: ScorePool) -> Sequence[Any]:
+        """What `run` gives, as futures."""
+
+
+@runtime_checkable
 class LeavesOut(Protocol):
     """A task that cannot score everything that it is given."""
 
@@ -75,17 +85,26 @@ class OneByOne(Generic[Item, Loaded, R]):
         name: of the protocol, where the task does not say it.
         title: what is measured, for the heading of the report.
         make_record: a record from the keywords that its `as_dict` gave.
+        counted: what the count "n" of its numbers counts.
     """
 
     batch_size = 1
 
     def __init__(
-        self, inner: SingleItems[Item, Loaded, R], model: Sam, *, name: str, title: str, make_record: Callable[..., R]
+        self,
+        inner: SingleItems[Item, Loaded, R],
+        model: Sam,
+        *,
+        name: str,
+        title: str,
+        make_record: Callable[..., R],
+        counted: str = "objects",
     ) -> None:
         self.inner = inner
         self.model = model
         self.name = name
         self.title = title
+        self.counted = counted
         self._make_record = make_record
 
     @property
@@ -103,7 +122,12 @@ class OneByOne(Generic[Item, Loaded, R]):
 
     def run(self, group: Sequence[tuple[Item, Loaded]], pool: ScorePool) -> list[Outcome[R]]:
         """See `Task`."""
-        return [Outcome(self.inner.run(item, loaded), self._left_out(item, loaded)) for item, loaded in group]
+        return [Outcome(self._records(item, loaded, pool), self._left_out(item, loaded)) for item, loaded in group]
+
+    def _records(self, item: Item, loaded: Loaded, pool: ScorePool) -> Sequence[R | Future[R]]:
+        if isinstance(self.inner, ScoresInPool):
+            return self.inner.submit(item, loaded, pool)
+        return self.inner.run(item, loaded)
 
     def _left_out(self, item: Item, loaded: Loaded) -> Sequence[str]:
         return self.inner.left_out(item, loaded) if isinstance(self.inner, LeavesOut) else ()
@@ -122,11 +146,14 @@ class OneByOne(Generic[Item, Loaded, R]):
             logger.warning("%d objects have no pixel and are left out, first %s", len(left_out), left_out[0])
         if not records:
             raise DataError(f"nothing to score: none of {len(self.items)} items has a record, {len(left_out)} left out")
-        self.inner.evaluator.merge([list(records)])
-        sets = dict(self.inner.evaluator.compute())
+        evaluator = copy.deepcopy(self.inner.evaluator)  # the task can be run again
+        evaluator.merge([list(records)])
+        sets = dict(evaluator.compute())
         if not any(sets.values()):
             raise DataError("nothing to score: no set has a mask and a truth to compare")
         protocol = self.describe()
         if isinstance(self.inner, LeavesOut):
             protocol["objects_left_out"] = len(left_out)
-        return EvalResult(sets, mean_of_sets(sets), protocol, records=self.inner.evaluator.state(), title=self.title)
+        return EvalResult(
+            sets, mean_of_sets(sets), protocol, records=evaluator.state(), title=self.title, counted=self.counted
+        )

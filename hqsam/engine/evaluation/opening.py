@@ -135,7 +135,7 @@ def _edges(config: EvalConfig, model: Sam) -> tuple[AnyTask, Show]:
         )
     inner = EdgeTask(model, read_bsds(data_root(_root(config)), split), options)
     title = "boundaries in percent"
-    task = OneByOne(inner, model, name="edges", title=title, make_record=EdgeRecord)
+    task = OneByOne(inner, model, name="edges", title=title, make_record=EdgeRecord, counted="images")
     return task, lambda result, folder: show_edges(result, config.plots, folder)
 
 

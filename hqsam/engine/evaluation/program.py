@@ -17,6 +17,7 @@ from hqsam.engine.evaluation.config import EvalConfig
 from hqsam.engine.evaluation.opening import open_task
 from hqsam.engine.evaluation.report import EvalResult, format_markdown, write_report
 from hqsam.engine.evaluation.runner import EvaluationStopped, RunOptions, Timing, run_task
+from hqsam.engine.evaluation.showing import remove_pictures
 from hqsam.engine.signals import STOPPED, StopSignals
 from hqsam.errors import ConfigError, HqsamError
 from hqsam.features import weights_fingerprint
@@ -60,6 +61,7 @@ def run(config: EvalConfig, world: World | None = None, signals: StopSignals | N
 
     def write(result: EvalResult, timing: Timing) -> None:
         label(result)
+        remove_pictures(folder)
         write_report(result, folder, timing.as_dict())
 
     options = RunOptions(

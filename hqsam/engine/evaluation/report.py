@@ -47,6 +47,7 @@ class EvalResult:
         slices: the same as `sets` for parts that cut across them ("thin"), means over objects.
         records: one for each scored thing, sorted by its key; on the first process alone.
         title: what was measured, for the heading of the report.
+        counted: what "n" counts, for the tables.
     """
 
     sets: dict[str, SetScores]
@@ -55,6 +56,7 @@ class EvalResult:
     slices: dict[str, SetScores] = field(default_factory=dict)
     records: Sequence[Any] = ()
     title: str = "mask and boundary IoU in percent"
+    counted: str = "objects"
 
     def as_dict(self) -> dict[str, Any]:
         """Content of `results.json`."""
@@ -132,21 +134,21 @@ def lay_out(result: EvalResult, mean: str = "mean over sets") -> Table:
             [name, _count(scores), *(format_number(scores.get(c, {}), m) for c in columns for m in metrics)]
             for name, scores in rows.items()
         ]
-        return Table(["set", "objects", *heads], body, 1)
+        return Table(["set", result.counted, *heads], body, 1)
     if len(metrics) <= _SEVERAL:
         body = [
             [name, COLUMN_TITLES[column], f"{values['n']:.0f}", *(format_number(values, m) for m in metrics)]
             for name, scores in rows.items()
             for column, values in scores.items()
         ]
-        return Table(["set", "masks", "objects", *map(metric_title, metrics)], body, 2)
+        return Table(["set", "masks", result.counted, *map(metric_title, metrics)], body, 2)
     body = [
         [name, metric_title(metric), _count(scores), *(format_number(scores.get(c, {}), metric) for c in columns)]
         for name, scores in rows.items()
         for metric in metrics
         if any(metric in values for values in scores.values())
     ]
-    return Table(["set", "metric", "objects", *(COLUMN_TITLES[column] for column in columns)], body, 2)
+    return Table(["set", "metric", result.counted, *(COLUMN_TITLES[column] for column in columns)], body, 2)
 
 
 def _markdown(table: Table, label: str) -> list[str]:

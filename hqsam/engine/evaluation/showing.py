@@ -11,6 +11,7 @@ from hqsam.engine.evaluation.masks import MaskTask
 from hqsam.engine.evaluation.pictures import KINDS, main_column, rank_cases, write_case_pictures
 from hqsam.engine.evaluation.report import COLUMN_TITLES, EvalResult
 from hqsam.engine.plots import COLUMN_COLORS, Line, draw_plot, draw_scatter
+from hqsam.errors import OutputError
 from hqsam.metrics.edges import precision_recall
 
 CASES = {
@@ -22,6 +23,19 @@ CASES = {
 _METRICS = {"mbiou": "boundary IoU", "miou": "mask IoU"}
 _STEPS = {"click": "clicks", "points": "random points", "noise": "noise of the box"}
 """Kinds of steps in the names of metrics, and what their curves go over."""
+
+
+def remove_pictures(folder: Path) -> None:
+    """Delete what an earlier evaluation drew in this run folder: its numbers are about to be replaced.
+
+    Raises:
+        OutputError: a file cannot be deleted.
+    """
+    for file in [folder / "gallery.html", *(folder / "plots").glob("*.png")]:
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot replace {file}: {error.strerror or error}") from error
 
 
 def show_masks(task: MaskTask, result: EvalResult, count: int, folder: Path) -> None:
