@@ -1,11 +1,13 @@
-"""Adapter: SAM's plain ViT (ViT-B, L, H) from timm."""
+"""SAM's plain ViT (ViT-B, L, H): timm's modules and weights; on a CPU its blocks are computed part by part."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
+from hqsam.models.encoders.in_parts import run_block
 from hqsam.models.encoders.timm_backbones import build_sam_vit
 from hqsam.types import ImageFeatures
 
@@ -25,6 +27,10 @@ class SamViTEncoder(nn.Module):
     """Normalised images to SAM's final embedding and the early feature of HQ-SAM.
 
     The early feature is the output of the first global-attention block (HQ-SAM section 3.2).
+
+    Attributes:
+        in_parts: compute blocks part by part (`hqsam.models.encoders.in_parts`), or as timm does. None chooses: in
+            parts on a CPU, unless there is a gradient or the model is being traced, compiled or exported.
     """
 
     def __init__(self, spec: SamViTSpec, image_size: int) -> None:
@@ -32,10 +38,28 @@ class SamViTEncoder(nn.Module):
         self.img_size = image_size
         self.global_blocks = spec.global_blocks
         self.early_channels = spec.width
+        self.in_parts: bool | None = None
         self._early_block = spec.global_blocks[0]
         self.backbone = build_sam_vit(spec, image_size)
 
     def forward(self, images: Tensor) -> ImageFeatures:
         """(B, 3, S, S) normalised -> embedding (B, 256, S/16, S/16), early feature (B, width, S/16, S/16)."""
+        if self._suits_parts(images) if self.in_parts is None else self.in_parts:
+            return self._forward_in_parts(images)
         embedding, (early,) = self.backbone.forward_intermediates(images, indices=[self._early_block])
         return ImageFeatures(embedding, early)
+
+    def _suits_parts(self, images: Tensor) -> bool:
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        return images.device.type == "cpu" and not torch.is_grad_enabled() and not self.training and not traced
+
+    def _forward_in_parts(self, images: Tensor) -> ImageFeatures:
+        net = self.backbone
+        x = net.patch_embed(images) + net.pos_embed  # (B, h, w, C)
+        early = torch.empty_like(x)
+        for image, kept in zip(x, early, strict=True):
+            for number, block in enumerate(net.blocks):
+                run_block(block, image)
+                if number == self._early_block:
+                    kept.copy_(image)
+        return ImageFeatures(net.neck(x.permute(0, 3, 1, 2)), early.permute(0, 3, 1, 2))
