@@ -44,6 +44,10 @@ def convert(
         Literal["sum", "hq", "sam"] | None,
         typer.Option("--recommended-fusion", help="Fusion that users of a .safetensors DST get by default."),
     ] = None,
+    recommended_score: Annotated[
+        Literal["sam", "own", "own_boundary"] | None,
+        typer.Option("--recommended-score", help="The same for the score, where DST has a score head."),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Rewrite a checkpoint of any known layout, and compare what was written with what was meant.
@@ -58,6 +62,7 @@ def convert(
 
     from hqsam.checkpoints import convert_checkpoint
 
+    recommended = {"recommended_fusion": recommended_fusion, "recommended_score": recommended_score}
     info = convert_checkpoint(
         source,
         destination,
@@ -67,7 +72,7 @@ def convert(
         lora=lora,
         part=part,
         dtype=None if dtype is None else getattr(torch, dtype),
-        metadata=None if recommended_fusion is None else {"recommended_fusion": recommended_fusion},
+        metadata={name: text for name, text in recommended.items() if text is not None} or None,
     )
     rows = describe(info)
     typer.echo(json.dumps(rows) if as_json else f"wrote {info.path}: {info.title}, {rows['dtype']}")
