@@ -105,8 +105,7 @@ class SamAutomaticMaskGenerator:
         if candidates not in CANDIDATES:
             raise ValueError(f"candidates must be one of {CANDIDATES}, got {candidates!r}")
         self.fusion: Fusion | None = model.resolve_fusion(fusion)
-        model.resolve_score(score, self.fusion)
-        self.score: ScoreSource | None = score
+        self.score = _askable(model, score, self.fusion)
         self.candidates: Candidates = candidates
         self.progress = progress
 
@@ -215,6 +214,12 @@ class SamAutomaticMaskGenerator:
         if tuple(given.original_size) != _hw(image):
             raise ValueError(f"the features are of an image of size {given.original_size}, this one has {_hw(image)}")
         return given.to(self.predictor.device).image_features
+
+
+def _askable(model: Sam, score: ScoreSource | None, fusion: Fusion | None) -> ScoreSource | None:
+    """The score as it is asked for: what None stands for may change with the fusion."""
+    model.resolve_score(score, fusion)
+    return score
 
 
 def _hw(image: NDArray[np.uint8]) -> tuple[int, int]:

@@ -11,6 +11,15 @@ import typer
 from hqsam.cli.inspect import describe
 from hqsam.cli.options import JsonFlag
 
+RecommendedFusion = Annotated[
+    Literal["sum", "hq", "sam"] | None,
+    typer.Option("--recommended-fusion", help="Fusion that users of a .safetensors DST get by default."),
+]
+RecommendedScore = Annotated[
+    Literal["sam", "own", "own_boundary"] | None,
+    typer.Option("--recommended-score", help="The same for the score, where DST has a score head."),
+]
+
 
 def convert(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="A checkpoint of any known layout.")],
@@ -40,14 +49,8 @@ def convert(
         Literal["float32", "float16", "bfloat16"] | None,
         typer.Option("--dtype", help="Number type of the result; as in SRC by default."),
     ] = None,
-    recommended_fusion: Annotated[
-        Literal["sum", "hq", "sam"] | None,
-        typer.Option("--recommended-fusion", help="Fusion that users of a .safetensors DST get by default."),
-    ] = None,
-    recommended_score: Annotated[
-        Literal["sam", "own", "own_boundary"] | None,
-        typer.Option("--recommended-score", help="The same for the score, where DST has a score head."),
-    ] = None,
+    recommended_fusion: RecommendedFusion = None,
+    recommended_score: RecommendedScore = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Rewrite a checkpoint of any known layout, and compare what was written with what was meant.

@@ -212,11 +212,9 @@ def test_scores_are_compared_with_the_truth(pack: Path) -> None:
     head = ScoreHead()
     fill_parameters(head, seed=5)
     scored.set_score_head(head)
-    options = ClickOptions(prompts=("points", "boxes"), points=(1, 2), noise=(0.0, 0.4), correlation=True)
-    task = ClickTask(scored, open_dataset(pack), options)
-    plain = ClickTask(
-        scored, open_dataset(pack), ClickOptions(prompts=("points", "boxes"), points=(1, 2), noise=(0.0, 0.4))
-    )
+    asked = ClickOptions(prompts=("points", "boxes"), points=(1, 2), noise=(0.0, 0.4))
+    task = ClickTask(scored, open_dataset(pack), replace(asked, correlation=True))
+    plain = ClickTask(scored, open_dataset(pack), asked)
     numbers, without = done(task)["s"], done(plain)["s"]
     correlations = {name for name in numbers["sum"] if name.startswith(("pearson", "spearman"))}
     assert {
