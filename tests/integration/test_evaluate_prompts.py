@@ -134,7 +134,7 @@ def test_a_perfect_answer_is_not_clicked_again(model: Sam, pack: Path, monkeypat
 
     def answer(column: str, points: Any, labels: Any, logits: Any) -> tuple[Any, Any]:
         asked.append(len(points))
-        return loaded.targets[0], np.zeros((1, 32, 32), dtype=np.float32)
+        return (loaded.targets[0], {}), np.zeros((1, 32, 32), dtype=np.float32)
 
     monkeypatch.setattr(task, "_ask", answer)
     record = task.run(item, loaded)[0]
