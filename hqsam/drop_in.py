@@ -22,6 +22,8 @@ Builder = Callable[..., Sam]
 
 def _build(name: str, checkpoint: str | Path | None = None) -> Sam:
     model, _ = load_by_name(name, checkpoint, device="cpu")
+    if model.score_head is not None:  # its names are none that the original's load_state_dict takes
+        model.set_score_head(None)
     model.register_state_dict_post_hook(_speak_official)  # type: ignore[no-untyped-call]
     model.register_load_state_dict_pre_hook(_hear_official)  # type: ignore[no-untyped-call]
     return model

@@ -1,7 +1,7 @@
 """Set an image once, ask for masks many times: SAM's predictor with HQ masks.
 
-Names, signatures and defaults are those of `segment_anything_hq` 0.3; `fusion`, `candidates`, many boxes at once, masks
-as prompts, embeddings that can be kept and `segment` are ours.
+Names, signatures and defaults are those of `segment_anything_hq` 0.3; `fusion`, `candidates`, `score`, many boxes at
+once, masks as prompts, embeddings that can be kept and `segment` are ours.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hqsam.models import Sam
 from hqsam.prompts import Prompt, PromptFrame
 from hqsam.refine import Refine
 from hqsam.segmentation import Answer, Segmentation, answer_prompts, masks_of_image, segment_images
-from hqsam.types import Candidates, Fusion, ImageFeatures, Prompts
+from hqsam.types import Candidates, Fusion, ImageFeatures, Prompts, ScoreSource
 
 
 class SamPredictor:
@@ -178,6 +178,7 @@ class SamPredictor:
         fusion: Fusion | None = None,
         candidates: Candidates = "best",
         refine: Refine | None = None,
+        score: ScoreSource | None = None,
     ) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.float32]]:
         """Predict masks from prompts in pixels of the original image.
 
@@ -194,10 +195,12 @@ class SamPredictor:
             fusion: "sum" (default of HQ models), "hq", or "sam" for exactly plain SAM.
             candidates: "all" with `multimask_output` returns each of SAM's three masks fused with HQ's.
             refine: "zoom" looks again at the part of the image around each object that fills little of it; the
-                returned logits are those of the first look.
+                returned logits and scores are those of the first look.
+            score: "sam" is SAM's predicted IoU of SAM's mask; "own" and "own_boundary" are the predicted IoU and
+                boundary IoU of the mask that is returned, from the model's score head. None is the model's default.
 
         Returns:
-            masks (C, H, W) bool, or float32 logits; scores (C,), SAM's predicted IoU; low-resolution logits
+            masks (C, H, W) bool, or float32 logits; scores (C,), see `score`; low-resolution logits
             (C, 256, 256), to be fed back as `mask_input`. With (N, 4) boxes each has a leading N, also when N is 1.
 
         Raises:
@@ -210,7 +213,8 @@ class SamPredictor:
         frame = PromptFrame.of(self.model, self.original_size)
         prompts, many = frame.assemble(point_coords, point_labels, box, mask_input)
         chosen = self.model.resolve_fusion(fusion, hq_token_only)
-        answer = Answer(multimask_output, return_logits, chosen, candidates, refine)
+        source = self.model.resolve_score(score, chosen)
+        answer = Answer(multimask_output, return_logits, chosen, candidates, refine, source)
         masks, scores, logits = self._predict(prompts, answer)
         arrays = [t.cpu().numpy() for t in (masks, scores, logits)]
         masks_np, scores_np, logits_np = arrays if many else (array[0] for array in arrays)
@@ -229,6 +233,7 @@ class SamPredictor:
         fusion: Fusion | None = None,
         candidates: Candidates = "best",
         refine: Refine | None = None,
+        score: ScoreSource | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Predict masks from batched prompts in the model's input frame (see `transform`).
 
@@ -243,18 +248,20 @@ class SamPredictor:
             fusion: see `predict`.
             candidates: see `predict`.
             refine: see `predict`.
+            score: see `predict`.
 
         Returns:
             masks (N, C, H, W) bool or float32 logits, scores (N, C), low-resolution logits (N, C, 256, 256).
 
         Raises:
             RuntimeError: no image is set.
-            ValueError: parts disagree on N; the model has no head for this fusion, or an untrained one.
+            ValueError: parts disagree on N; the model has no head for this fusion or score, or an untrained one.
         """
         self._require_image()
         prompts = Prompts.from_parts(point_coords, point_labels, boxes, mask_input)
         chosen = self.model.resolve_fusion(fusion, hq_token_only)
-        answer = Answer(multimask_output, return_logits, chosen, candidates, refine)
+        source = self.model.resolve_score(score, chosen)
+        answer = Answer(multimask_output, return_logits, chosen, candidates, refine, source)
         return self._predict(prompts, answer)
 
     def segment(
@@ -267,6 +274,7 @@ class SamPredictor:
         fusion: Fusion | None = None,
         candidates: Candidates = "best",
         refine: Refine | None = None,
+        score: ScoreSource | None = None,
         image_format: str = "RGB",
         batch_size: int | None = None,
     ) -> list[Segmentation]:
@@ -282,6 +290,7 @@ class SamPredictor:
             fusion: see `predict`.
             candidates: see `predict`.
             refine: see `predict`.
+            score: see `predict`.
             image_format: channel order of the images.
             batch_size: images encoded and decoded together; None is 1 on a CPU, where more gain nothing, else 8.
 
@@ -291,7 +300,9 @@ class SamPredictor:
         Raises:
             ValueError: as in `set_image` and `predict`, with the place of the image; lists of different lengths.
         """
-        answer = Answer(multimask_output, return_logits, self.model.resolve_fusion(fusion), candidates, refine)
+        chosen = self.model.resolve_fusion(fusion)
+        source = self.model.resolve_score(score, chosen)
+        answer = Answer(multimask_output, return_logits, chosen, candidates, refine, source)
         return segment_images(self.model, images, prompts, answer, image_format=image_format, batch_size=batch_size)
 
     def _predict(self, prompts: Prompts, answer: Answer) -> tuple[Tensor, Tensor, Tensor]:

@@ -128,11 +128,12 @@ def create_model(
             Positions are interpolated to it.
 
     Returns:
-        The model in eval mode. Where its file recommends a fusion, that is the model's `default_fusion`.
+        The model in eval mode. Where its file recommends a fusion, that is the model's `default_fusion`; a score, its
+        `default_score`.
 
     Raises:
         ValueError: unknown name or tag, a tagged name with a checkpoint, or an impossible `image_size`.
-        CheckpointError: the file cannot be read or downloaded, does not fit, or recommends an unknown fusion.
+        CheckpointError: the file cannot be read or downloaded, does not fit, or recommends an unknown fusion or score.
 
     Example:
         >>> model = create_model("hq_vit_tiny.embedded")  # doctest: +SKIP
@@ -142,6 +143,7 @@ def create_model(
     )
     if info is not None and info.has_hq and model.has_hq:
         model.default_fusion = info.recommended_fusion
+        model.default_score = info.recommended_score
     return model
 
 
@@ -154,7 +156,7 @@ def load_by_name(
     fresh_hq_head: bool = False,
     image_size: int | None = None,
 ) -> tuple[Sam, CheckpointInfo | None]:
-    """`create_model` that leaves the fusion as the published programs have it, and says what was loaded."""
+    """`create_model` that leaves fusion and score as the published programs have them, and says what was loaded."""
     spec = model_spec(name)
     if image_size is not None:
         spec = replace(spec, image_size=image_size)

@@ -18,7 +18,7 @@ from hqsam.models.selection import MULTIMASK_CANDIDATES, SINGLE_CANDIDATE
 from hqsam.postprocess import full_size_masks
 from hqsam.prompts import Prompt, PromptFrame, as_prompts
 from hqsam.refine import Refine, require_refine, zoom
-from hqsam.types import Candidates, Fusion, ImageFeatures, Prompts
+from hqsam.types import Candidates, Fusion, ImageFeatures, Prompts, ScoreSource
 
 GPU_BATCH = 8
 """Images encoded together on a GPU; on a CPU one at a time is as fast and smaller."""
@@ -28,7 +28,7 @@ class Segmentation(NamedTuple):
     """The answer to N prompts of one image; C masks a prompt."""
 
     masks: NDArray[Any]  # (N, C, H, W) bool, or float32 logits
-    scores: NDArray[np.float32]  # (N, C), SAM's predicted IoU
+    scores: NDArray[np.float32]  # (N, C), SAM's predicted IoU unless another score was asked for
     logits: NDArray[np.float32]  # (N, C, 4h, 4w), to be fed back as mask prompts
 
 
@@ -41,6 +41,7 @@ class Answer:
     fusion: Fusion
     candidates: Candidates
     refine: Refine | None = None
+    score: ScoreSource = "sam"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be refined, before anything is computed."""
@@ -85,9 +86,14 @@ def answer_prompts(
         candidates=answer.candidate_numbers,
         use_hq=answer.fusion != "sam",
         hq_features=hq_features,
+        own_scores=answer.score != "sam",
     )
     logits, scores = select_masks(
-        output, multimask=answer.multimask, fusion=answer.fusion, candidates=answer.candidates
+        output,
+        multimask=answer.multimask,
+        fusion=answer.fusion,
+        candidates=answer.candidates,
+        score=answer.score,
     )
     return logits.float(), scores.float()
 

@@ -23,6 +23,11 @@ Candidates = Literal["best", "all"]
 
 CANDIDATES: tuple[Candidates, ...] = ("best", "all")
 
+ScoreSource = Literal["sam", "own", "own_boundary"]
+"""SAM's predicted IoU of SAM's mask, or the predicted IoU or boundary IoU of the mask that is returned."""
+
+SCORE_SOURCES: tuple[ScoreSource, ...] = ("sam", "own", "own_boundary")
+
 NEGATIVE, POSITIVE, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT = 0, 1, 2, 3
 NOT_A_POINT = -1
 """SAM's own padding token: exactly one, only when points come without a box."""
@@ -47,6 +52,7 @@ class DecoderOutput(NamedTuple):
     sam_logits: Tensor  # (N, M, 4h, 4w), one mask per candidate that was asked for
     hq_logits: Tensor | None  # (N, 1, 4h, 4w); None where the HQ token took no part
     iou: Tensor  # (N, M), SAM's predicted IoU of each candidate
+    own_scores: Tensor | None = None  # (N, 2, M, 2), from `ScoreHead`; None where nobody asked for them
 
 
 @dataclass(frozen=True)

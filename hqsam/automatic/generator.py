@@ -21,15 +21,15 @@ from hqsam.images import as_rgb_uint8
 from hqsam.models import Sam
 from hqsam.predictor import SamPredictor
 from hqsam.segmentation import Answer
-from hqsam.types import CANDIDATES, Candidates, Fusion, ImageFeatures
+from hqsam.types import CANDIDATES, Candidates, Fusion, ImageFeatures, ScoreSource
 
 
 class SamAutomaticMaskGenerator:
     """Find the objects of an image by asking a grid of points (Segment Anything, appendix B).
 
     Arguments, defaults and records are those of `segment_anything_hq` 0.3; what follows `output_mode` is ours. The
-    thresholds, `output_mode`, `candidates`, `fusion` and `progress` are attributes that may be changed between images;
-    what is searched (the grid and the crops) is fixed.
+    thresholds, `output_mode`, `candidates`, `fusion`, `score` and `progress` are attributes that may be changed between
+    images; what is searched (the grid and the crops) is fixed.
 
     Args:
         model: the model.
@@ -50,10 +50,12 @@ class SamAutomaticMaskGenerator:
         fusion: "sum", "hq" or "sam" as in `SamPredictor.predict`; None is the model's default.
         candidates: "all" keeps each of SAM's three masks of a point, fused with HQ's, not the best-scored alone.
         progress: told how many points are done after each batch.
+        score: what "predicted_iou" is, which thresholds, duplicates and the choice among candidates go by: "sam", or
+            "own" and "own_boundary" as in `SamPredictor.predict`; None is the model's default.
 
     Raises:
         ValueError: not exactly one of `points_per_side` and `point_grids`, an unknown output mode, a number out of its
-            range, or a fusion that the model cannot give.
+            range, or a fusion or score that the model cannot give.
     """
 
     def __init__(  # noqa: PLR0917  the original's signature
@@ -76,6 +78,7 @@ class SamAutomaticMaskGenerator:
         fusion: Fusion | None = None,
         candidates: Candidates = "best",
         progress: Progress | None = None,
+        score: ScoreSource | None = None,
     ) -> None:
         self.predictor = SamPredictor(model)
         self.points_per_batch = _at_least("points_per_batch", points_per_batch, 1)
@@ -102,6 +105,7 @@ class SamAutomaticMaskGenerator:
         if candidates not in CANDIDATES:
             raise ValueError(f"candidates must be one of {CANDIDATES}, got {candidates!r}")
         self.fusion: Fusion | None = model.resolve_fusion(fusion)
+        self.score = _askable(model, score, self.fusion)
         self.candidates: Candidates = candidates
         self.progress = progress
 
@@ -183,6 +187,7 @@ class SamAutomaticMaskGenerator:
         self, image: NDArray[np.uint8], multimask: bool, given: PredictorFeatures | None
     ) -> Iterator[MaskTable]:
         known = None if given is None else self._accepted(given, image)
+        fusion = self.predictor.model.resolve_fusion(self.fusion)
         search = GridSearch(
             model=self.predictor.model,
             image=image,
@@ -191,8 +196,9 @@ class SamAutomaticMaskGenerator:
             answer=Answer(
                 multimask=multimask,
                 return_logits=False,
-                fusion=self.predictor.model.resolve_fusion(self.fusion),
+                fusion=fusion,
                 candidates=self.candidates,
+                score=self.predictor.model.resolve_score(self.score, fusion),
             ),
             points_per_batch=self.points_per_batch,
             pred_iou_thresh=self.pred_iou_thresh,
@@ -208,6 +214,12 @@ class SamAutomaticMaskGenerator:
         if tuple(given.original_size) != _hw(image):
             raise ValueError(f"the features are of an image of size {given.original_size}, this one has {_hw(image)}")
         return given.to(self.predictor.device).image_features
+
+
+def _askable(model: Sam, score: ScoreSource | None, fusion: Fusion | None) -> ScoreSource | None:
+    """The score as it is asked for: what None stands for may change with the fusion."""
+    model.resolve_score(score, fusion)
+    return score
 
 
 def _hw(image: NDArray[np.uint8]) -> tuple[int, int]:

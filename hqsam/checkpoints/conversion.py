@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -14,6 +15,7 @@ from hqsam.checkpoints.adapters import merged_tensors
 from hqsam.checkpoints.foreign import Naming
 from hqsam.checkpoints.formats import (
     RECOMMENDED_FUSION,
+    RECOMMENDED_SCORE,
     SAM_PARTS,
     Checkpoint,
     CheckpointInfo,
@@ -21,11 +23,13 @@ from hqsam.checkpoints.formats import (
     parts_in,
     require_no_adapter,
 )
-from hqsam.checkpoints.official import Part, family_of
+from hqsam.checkpoints.official import Part, family_of, is_score
 from hqsam.checkpoints.skeleton import require_complete
 from hqsam.checkpoints.state import Selection, parts_of, require_selection, select
 from hqsam.checkpoints.writing import destination, storable, write
 from hqsam.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
 
 Format = Literal["official", "sam", "hq_sam", "hq_head", "hq_decoder", "transformers", "timm"]
 
@@ -34,7 +38,7 @@ _PARTS: Mapping[Format, frozenset[Part] | None] = {
     "official": None,
     "sam": SAM_PARTS,
     "hq_sam": SAM_PARTS | {"head"},
-    "hq_head": frozenset({"head"}),
+    "hq_head": frozenset({"head", "score"}),
     "hq_decoder": frozenset({"trunk", "head"}),
     "transformers": None,
     "timm": frozenset({"encoder"}),
@@ -46,6 +50,7 @@ _NEEDS: Mapping[Part, str] = {
     "trunk": "mask decoder",
     "head": "HQ head",
 }
+"""A score head is never needed."""
 
 
 def convert_checkpoint(
@@ -70,7 +75,8 @@ def convert_checkpoint(
         dst: as `path` of `save_checkpoint`.
         to: "official": official names, all that the source holds; "sam", "hq_sam": the same, a whole model without or
             with an HQ head; "hq_head": the head alone; "hq_decoder": SAM's mask decoder and the head, as the published
-            trainer writes them; "transformers": its SAM or SamHQ, plain ViT only; "timm": the image encoder alone.
+            trainer writes them; "transformers": its SAM or SamHQ, plain ViT only; "timm": the image encoder alone. A
+            score head stays in "official" and "hq_head"; a warning says where another format leaves it out.
         head: a file with an HQ head or an HQ mask decoder to put into `src`, over what is there.
         encoder: a file with an image encoder alone (timm's names) to put into `src`, over what is there.
         lora: an encoder adapter to merge into the encoder that it was trained for.
@@ -95,9 +101,10 @@ def convert_checkpoint(
     require_no_adapter(source.info)
     official, kept = dict(source.official), _kept(source)
     for extra in _additions(source, head=head, encoder=encoder):
+        if extra.info.has_hq:  # what is recommended is that of the head in use, and so is what judges its masks
+            official = {name: tensor for name, tensor in official.items() if not is_score(name)}
+            kept = {key: text for key, text in kept.items() if key not in (RECOMMENDED_FUSION, RECOMMENDED_SCORE)}
         official |= extra.official
-        if extra.info.has_hq:
-            kept.pop(RECOMMENDED_FUSION, None)  # which is that of the head in use
         kept |= _kept(extra)
     if lora is not None:
         official = merged_tensors(official, lora)
@@ -107,6 +114,8 @@ def convert_checkpoint(
     official = _only(official, to, f"{src} is {source.info.title}")
     if "head" not in parts_in(official):
         kept.pop(RECOMMENDED_FUSION, None)
+    if "score" not in parts_in(official):
+        kept.pop(RECOMMENDED_SCORE, None)
     carried = {**kept, **(metadata or {})} if path.suffix == ".safetensors" else None
     options = {"dtype": dtype, "metadata": carried, "include_unused_head": include_unused_head}
     info = write(path, official, naming=_NAMING.get(to, "official"), **options)  # type: ignore[arg-type]
@@ -149,6 +158,8 @@ def _only(official: dict[str, Tensor], to: Format, source: str) -> dict[str, Ten
         if family_of(official) == "tiny":
             raise CheckpointError(f"{source}; transformers has no SAM with a TinyViT")
         wanted = SAM_PARTS | (have & {"head"})
+    if wanted is not None and "score" in have - wanted and "head" in wanted:
+        logger.warning("%s with a score head, which %r cannot hold: it is left out", source, to)
     if wanted is None:
         return official
     missing = [title for part, title in _NEEDS.items() if part in wanted - have]

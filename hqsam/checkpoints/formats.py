@@ -16,7 +16,7 @@ from hqsam.checkpoints.foreign import Naming, to_official
 from hqsam.checkpoints.official import Family, Part, family_of, listing, part_of, translate_official
 from hqsam.checkpoints.reading import ADAPTED, TensorFile, is_adapter, read_file
 from hqsam.errors import CheckpointError
-from hqsam.types import FUSIONS, Fusion
+from hqsam.types import FUSIONS, SCORE_SOURCES, Fusion, ScoreSource
 
 Layout = Literal[
     "sam",
@@ -65,12 +65,13 @@ _PART_TITLES: Mapping[Part, str] = {
     "prompt": "a prompt encoder",
     "trunk": "SAM's mask decoder",
     "head": "an HQ head",
+    "score": "a score head",
 }
 # Norm layers as wide as the stage they are in.
 _STAGE_NORM = re.compile(r"\.(norm[12]|attn\.norm|mlp\.norm|local_conv\.bn|conv3\.bn)\.(weight|bias|running_\w+)$")
 _HEAD_NORMS = ("compress_vit_feat.1", "embedding_encoder.1", "embedding_maskfeature.1")
-RECOMMENDED_FUSION = "recommended_fusion"
-"""Key in the string map of a `.safetensors` file: the fusion that `create_model` makes the model's default."""
+RECOMMENDED_FUSION, RECOMMENDED_SCORE = "recommended_fusion", "recommended_score"
+"""Keys in the string map of a `.safetensors` file: what `create_model` makes the model's defaults."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,7 @@ class CheckpointInfo:
         size_bytes: size of the file.
         metadata: the string map of a safetensors file; step, epoch and model of a training state.
         head_trained: False where the HQ head is as it was initialised, None without a head.
+        has_score: whether a score head (of the mask that is returned) is inside, beside the HQ head.
     """
 
     path: Path
@@ -149,6 +151,7 @@ class CheckpointInfo:
     size_bytes: int
     metadata: Mapping[str, str] = field(default_factory=dict)
     head_trained: bool | None = None
+    has_score: bool = False
 
     @property
     def recommended_fusion(self) -> Fusion | None:
@@ -158,6 +161,16 @@ class CheckpointInfo:
             CheckpointError: it recommends what does not exist.
         """
         return checked_fusion(self.metadata.get(RECOMMENDED_FUSION), str(self.path))
+
+    @property
+    def recommended_score(self) -> ScoreSource | None:
+        """The score that the file recommends, None where it says nothing or has no score head.
+
+        Raises:
+            CheckpointError: it recommends what does not exist.
+        """
+        score = checked_score(self.metadata.get(RECOMMENDED_SCORE), str(self.path))
+        return score if self.has_score else None
 
     @property
     def title(self) -> str:
@@ -233,8 +246,9 @@ def recognise(file: TensorFile) -> Checkpoint:
             f"{file.path} holds {len(found.unknown)} tensors that no SAM or HQ-SAM model has: {listing(found.unknown)}"
         )
     parts = parts_in(official)
-    layout = _LAYOUTS.get((found.naming, family_of(official), parts))
-    if layout is None:
+    # A score head changes no layout, and is of no use without the head whose masks it judges.
+    layout = _LAYOUTS.get((found.naming, family_of(official), parts - {"score"}))
+    if layout is None or ("score" in parts and "head" not in parts):
         raise CheckpointError(
             f"{file.path} holds only {' and '.join(_PART_TITLES[p] for p in get_args(Part) if p in parts)}; "
             "a checkpoint is a whole model, an HQ mask decoder, or an HQ head"
@@ -253,6 +267,7 @@ def recognise(file: TensorFile) -> Checkpoint:
         size_bytes=file.size_bytes,
         metadata=file.metadata,
         head_trained=_head_trained(official) if "head" in parts else None,
+        has_score="score" in parts,
     )
     return Checkpoint(info, official, found.naming, architecture, early)
 
@@ -287,6 +302,20 @@ def checked_fusion(value: str | None, source: str) -> Fusion | None:
         if value == fusion:
             return fusion
     raise CheckpointError(f"{source}: {RECOMMENDED_FUSION} must be one of {', '.join(FUSIONS)}, got {value!r}")
+
+
+def checked_score(value: str | None, source: str) -> ScoreSource | None:
+    """A recommended score, or None.
+
+    Raises:
+        CheckpointError: there is no such score.
+    """
+    if value is None:
+        return None
+    for score in SCORE_SOURCES:
+        if value == score:
+            return score
+    raise CheckpointError(f"{source}: {RECOMMENDED_SCORE} must be one of {', '.join(SCORE_SOURCES)}, got {value!r}")
 
 
 def architecture_of(official: Mapping[str, Tensor]) -> Architecture | None:

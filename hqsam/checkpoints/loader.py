@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 
@@ -12,16 +13,18 @@ from torch import Tensor
 from hqsam.checkpoints.formats import (
     ARCHITECTURES,
     RECOMMENDED_FUSION,
+    RECOMMENDED_SCORE,
     Checkpoint,
     CheckpointInfo,
     Layout,
     open_checkpoint,
     require_no_adapter,
 )
+from hqsam.checkpoints.official import is_score
 from hqsam.checkpoints.positions import fit_positions
 from hqsam.checkpoints.state import Target, check, copy_into, select
 from hqsam.errors import CheckpointError
-from hqsam.models import Sam
+from hqsam.models import Sam, ScoreHead
 
 logger = logging.getLogger(__name__)
 
@@ -80,8 +83,8 @@ def load_checkpoint(
         >>> load_checkpoint(create_model("hq_vit_l"), "sam_hq_vit_l.pth").layout  # doctest: +SKIP
         'hq_sam'
     """
-    target = Target.of(model)
     main = open_checkpoint(path)
+    target = Target.of(model)
     _require_more_than_an_encoder(main)
     _require_fit(target, main)
     parts = []
@@ -99,13 +102,33 @@ def load_checkpoint(
             "build a new model, or give both files: load_checkpoint(model, SAM_FILE, head=HEAD_FILE)"
         )
 
-    tensors, info = _checked(target, main), main.info
-    for part in parts:
-        tensors |= _checked(target, part)
-        info = _joined(info, part.info)
-    copy_into(target, tensors)
+    with _score_head_of(model, [main, *parts]):
+        target = Target.of(model)
+        tensors, info = _checked(target, main), main.info
+        for part in parts:
+            tensors |= _checked(target, part)
+            info = _joined(info, part.info)
+        copy_into(target, tensors)
     _settle_head_state(model, info)
     return info
+
+
+@contextlib.contextmanager
+def _score_head_of(model: Sam, files: Sequence[Checkpoint]) -> Iterator[None]:
+    """Give the model a score head where the HQ head that it gets has one, and none where it has none.
+
+    An error in the block leaves the model with what it had.
+    """
+    judged = [file.info.has_score for file in files if file.info.has_hq]
+    before = model.score_head
+    if judged and model.has_hq:
+        model.set_score_head((before or ScoreHead()) if judged[-1] else None)
+    try:
+        yield
+    except BaseException:
+        if model.has_hq:
+            model.set_score_head(before)
+        raise
 
 
 def _require_more_than_an_encoder(main: Checkpoint) -> None:
@@ -180,15 +203,18 @@ def _checked(target: Target, file: Checkpoint) -> dict[str, Tensor]:
     tensors, parts = file.official, file.parts
     require_no_adapter(file.info)
     if not target.model.has_hq and "head" in parts:
-        tensors, parts = select(tensors, "sam"), parts - {"head"}
+        tensors, parts = select(tensors, "sam"), parts - {"head", "score"}
         logger.info("%s is %s; its HQ head is left out of %s", file.info.path, file.info.title, target.name)
+    if target.model.score_head is None:  # that of an HQ head which `head` replaces
+        tensors, parts = {name: t for name, t in tensors.items() if not is_score(name)}, parts - {"score"}
     tensors = fit_positions(target.model, tensors, str(file.info.path))
     return check(target, tensors, parts, f"{file.info.path} ({file.info.title})", file.naming)
 
 
 def _joined(main: CheckpointInfo, part: CheckpointInfo) -> CheckpointInfo:
     """Both files as one, in the way a merged file would be described."""
-    kept = {key: text for key, text in main.metadata.items() if not (part.has_hq and key == RECOMMENDED_FUSION)}
+    of_head = (RECOMMENDED_FUSION, RECOMMENDED_SCORE) if part.has_hq else ()
+    kept = {key: text for key, text in main.metadata.items() if key not in of_head}
     return replace(
         main,
         layout=_WITH_HEAD.get(main.layout, main.layout) if part.has_hq else main.layout,
@@ -199,6 +225,7 @@ def _joined(main: CheckpointInfo, part: CheckpointInfo) -> CheckpointInfo:
         size_bytes=main.size_bytes + part.size_bytes,
         metadata={**kept, **part.metadata},  # a recommended fusion is that of the head in use
         head_trained=part.head_trained if part.has_hq else main.head_trained,
+        has_score=part.has_score if part.has_hq else main.has_score,
     )
 
 

@@ -1,7 +1,7 @@
 """The official names of SAM, HQ-SAM, MobileSAM and Light HQ-SAM, and ours in memory.
 
 Official names are those of the public `segment_anything` and `segment_anything_hq` packages. They are also the only
-names that are written to disk.
+names that are written to disk, with one addition of ours: `mask_decoder.score_head.`.
 """
 
 from __future__ import annotations
@@ -15,15 +15,19 @@ from hqsam.errors import CheckpointError
 
 T = TypeVar("T")
 Family = Literal["vit", "tiny"]
-Part = Literal["encoder", "prompt", "trunk", "head"]
+Part = Literal["encoder", "prompt", "trunk", "head", "score"]
 
 PARTS: Mapping[Part, str] = {
     "encoder": "image_encoder.",
     "prompt": "prompt_encoder.",
     "trunk": "mask_decoder.trunk.",
     "head": "mask_decoder.head.",
+    "score": "mask_decoder.score_head.",
 }
-"""Prefixes in memory of the parts of an HQ model; a plain SAM has no `trunk.` level and no head."""
+"""Prefixes in memory of the parts of an HQ model; a plain SAM has no `trunk.` level and no head.
+
+The score head is ours: no published program knows its names, and an HQ model may have none.
+"""
 
 
 def _rules(source_prefix: str, target_prefix: str, names: Mapping[str, str]) -> tuple[Rule, ...]:
@@ -127,6 +131,8 @@ _HEAD = _rules(
     },
 )
 
+_SCORE = (Rule("mask_decoder.score_head.mlp.layers.{j}.{p}", "mask_decoder.score_head.mlp.layers.{j}.{p}"),)
+
 _CONSTANT = "a constant of the normalisation, not learned"
 _CLASSIFIER = "TinyViT's image classifier, which segmentation never runs"
 _DROPPED = (Dropped("pixel_mean", _CONSTANT), Dropped("pixel_std", _CONSTANT))
@@ -157,7 +163,7 @@ def official_keys(family: Family | None) -> KeyMap:
     """Rules from official names to those of an HQ model in memory; None is for files without an image encoder."""
     encoder = () if family is None else encoder_rules(family)
     dropped = _DROPPED_TINY if family == "tiny" else ()
-    return KeyMap((*encoder, *_PROMPT, *_TRUNK, *_HEAD), (*_DROPPED, *dropped))
+    return KeyMap((*encoder, *_PROMPT, *_TRUNK, *_HEAD, *_SCORE), (*_DROPPED, *dropped))
 
 
 @functools.cache
@@ -178,6 +184,11 @@ def family_of(names: Iterable[str]) -> Family | None:
 def part_of(name: str) -> Part:
     """Which part of an HQ model a name in memory (with its `trunk.` level) belongs to."""
     return next(part for part, prefix in PARTS.items() if name.startswith(prefix))
+
+
+def is_score(name: str) -> bool:
+    """Whether a tensor belongs to the score head, whose names are the same on disk and in memory."""
+    return name.startswith(PARTS["score"])
 
 
 def translate_official(names: Iterable[str]) -> Translation:
@@ -235,5 +246,5 @@ def _place_trunk(name: str, hq: bool) -> str:
 
 def _lift_trunk(name: str) -> str:
     """A plain SAM's decoder name as the trunk's name in an HQ model; other names unchanged."""
-    inside = name.startswith("mask_decoder.") and not name.startswith((PARTS["trunk"], PARTS["head"]))
+    inside = name.startswith("mask_decoder.") and not name.startswith((PARTS["trunk"], PARTS["head"], PARTS["score"]))
     return PARTS["trunk"] + name.removeprefix("mask_decoder.") if inside else name

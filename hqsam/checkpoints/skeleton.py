@@ -19,6 +19,7 @@ from hqsam.models import (
     PromptEncoder,
     Sam,
     SamViTSpec,
+    ScoreHead,
     TinyViTSpec,
     build_encoder,
 )
@@ -49,6 +50,7 @@ def _build(architecture: Architecture, file: Checkpoint) -> Sam:
     with torch.device("meta"):
         encoder = build_encoder(spec, image_size)
         decoder = HQMaskDecoder(MaskDecoder(), HQHead(architecture.early_channels))
+        decoder.score_head = ScoreHead()  # whether a file has to hold it is told by its parts
         return Sam(encoder, PromptEncoder(image_size=image_size), decoder)
 
 

@@ -26,9 +26,9 @@ Selection = Literal["all", "sam", "hq", "hq_decoder"]
 
 _SELECTED: Mapping[Selection, frozenset[Part]] = {
     "all": frozenset(get_args(Part)),
-    "sam": frozenset(get_args(Part)) - {"head"},
-    "hq": frozenset({"head"}),
-    "hq_decoder": frozenset({"trunk", "head"}),
+    "sam": frozenset(get_args(Part)) - {"head", "score"},
+    "hq": frozenset({"head", "score"}),
+    "hq_decoder": frozenset({"trunk", "head", "score"}),
 }
 NUM_CLASSES = 1000
 """Outputs of TinyViT's unused classifier in the published files."""
@@ -72,7 +72,7 @@ def official_state_dict(model: Sam, part: Selection = "all") -> dict[str, Tensor
 
     Args:
         model: any model, whatever hooks its own `state_dict` has.
-        part: "all"; "sam"; "hq", those of the HQ head; "hq_decoder", those of SAM's mask decoder and the head.
+        part: "all"; "sam"; "hq", those of the HQ head and of a score head; "hq_decoder", those and SAM's mask decoder.
 
     Returns:
         Official name -> tensor that shares memory with the model, without gradient.

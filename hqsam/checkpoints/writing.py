@@ -16,8 +16,10 @@ from torch import Tensor
 from hqsam.checkpoints.foreign import Naming, from_official
 from hqsam.checkpoints.formats import (
     RECOMMENDED_FUSION,
+    RECOMMENDED_SCORE,
     CheckpointInfo,
     checked_fusion,
+    checked_score,
     inspect_checkpoint,
     recognise,
 )
@@ -42,16 +44,18 @@ def save_checkpoint(
     """Write a model, or a part of it, under official names.
 
     The file appears complete or not at all: it is written beside its destination, flushed to disk and moved. Missing
-    folders are created, an existing file is replaced. What is written loads in `segment_anything_hq`.
+    folders are created, an existing file is replaced. What is written loads in `segment_anything_hq`, unless the model
+    has a score head, which that does not know: `convert_checkpoint(..., to="hq_sam")` leaves it out.
 
     Args:
         model: the model to save.
         path: ends with `.pth`, `.pt` (a plain dictionary) or `.safetensors`.
-        part: "all"; "hq", the HQ head alone; "hq_decoder", that and SAM's mask decoder; "sam", the plain SAM inside.
+        part: "all"; "hq", the HQ head alone (with its score head); "hq_decoder", that and SAM's mask decoder; "sam",
+            the plain SAM inside.
         dtype: number type of the stored floating-point tensors; None keeps the model's.
         metadata: more entries for the string map of a `.safetensors` file, which always states format version, layout
             and variant, and with SAM inside the side of its input (`image_size`). "recommended_fusion" ("sum", "hq" or
-            "sam") is what `create_model` makes the default.
+            "sam") and "recommended_score" ("sam", "own" or "own_boundary") are what `create_model` makes the defaults.
         include_unused_head: give TinyViT files the classifier (zeros) without which the published strict builders
             refuse them. False makes the file 0.3 M numbers smaller.
 
@@ -174,6 +178,7 @@ def destination(path: str | PathLike[str], metadata: Mapping[str, str] | None, d
     if wrong:
         raise CheckpointError(f"metadata values must be strings, got {wrong}")
     checked_fusion((metadata or {}).get(RECOMMENDED_FUSION), str(path))
+    checked_score((metadata or {}).get(RECOMMENDED_SCORE), str(path))
     if dtype is not None and not dtype.is_floating_point:
         raise CheckpointError(f"weights need a floating-point dtype, got {dtype}")
     return path

@@ -47,6 +47,10 @@ Candidates = Annotated[
     Literal["best", "all"],
     typer.Option("--candidates", help="all: keep each of SAM's three masks of a point, fused with HQ's."),
 ]
+ScoreChoice = Annotated[
+    Literal["sam", "own", "own_boundary"] | None,
+    typer.Option("--score", help="own: the model's score head ranks and filters. Default: what the weights recommend."),
+]
 
 
 @dataclass
@@ -67,6 +71,7 @@ def auto(
     stability_thresh: StabilityThresh = None,
     fusion: FusionChoice = None,
     candidates: Candidates = "best",
+    score: ScoreChoice = None,
     model: ModelName = DEFAULT_MODEL,
     checkpoint: CheckpointFile = None,
     device: Device = "auto",
@@ -91,6 +96,7 @@ def auto(
         "pred_iou_thresh": iou_thresh,
         "stability_score_thresh": stability_thresh,
         "fusion": fusion,
+        "score": score,
     }
     given = {name: value for name, value in options.items() if value is not None}
     weights = None if checkpoint is None else describe_file(checkpoint)

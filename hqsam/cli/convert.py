@@ -11,6 +11,15 @@ import typer
 from hqsam.cli.inspect import describe
 from hqsam.cli.options import JsonFlag
 
+RecommendedFusion = Annotated[
+    Literal["sum", "hq", "sam"] | None,
+    typer.Option("--recommended-fusion", help="Fusion that users of a .safetensors DST get by default."),
+]
+RecommendedScore = Annotated[
+    Literal["sam", "own", "own_boundary"] | None,
+    typer.Option("--recommended-score", help="The same for the score, where DST has a score head."),
+]
+
 
 def convert(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="A checkpoint of any known layout.")],
@@ -40,10 +49,8 @@ def convert(
         Literal["float32", "float16", "bfloat16"] | None,
         typer.Option("--dtype", help="Number type of the result; as in SRC by default."),
     ] = None,
-    recommended_fusion: Annotated[
-        Literal["sum", "hq", "sam"] | None,
-        typer.Option("--recommended-fusion", help="Fusion that users of a .safetensors DST get by default."),
-    ] = None,
+    recommended_fusion: RecommendedFusion = None,
+    recommended_score: RecommendedScore = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Rewrite a checkpoint of any known layout, and compare what was written with what was meant.
@@ -58,6 +65,7 @@ def convert(
 
     from hqsam.checkpoints import convert_checkpoint
 
+    recommended = {"recommended_fusion": recommended_fusion, "recommended_score": recommended_score}
     info = convert_checkpoint(
         source,
         destination,
@@ -67,7 +75,7 @@ def convert(
         lora=lora,
         part=part,
         dtype=None if dtype is None else getattr(torch, dtype),
-        metadata=None if recommended_fusion is None else {"recommended_fusion": recommended_fusion},
+        metadata={name: text for name, text in recommended.items() if text is not None} or None,
     )
     rows = describe(info)
     typer.echo(json.dumps(rows) if as_json else f"wrote {info.path}: {info.title}, {rows['dtype']}")

@@ -18,7 +18,7 @@ def inspect(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A .pth, .pt or .safetensors file.")],
     as_json: JsonFlag = False,
 ) -> None:
-    """Say what a checkpoint holds: layout, variant, trained HQ head or not, tensors, number type, size, metadata.
+    """Say what a checkpoint holds: layout, variant, trained HQ head, score head, tensors, number type, size, metadata.
 
     \b
     hqsam inspect sam_hq_vit_l.pth
@@ -45,11 +45,13 @@ def describe(info: CheckpointInfo) -> dict[str, Any]:
         "has_sam": info.has_sam,
         "has_hq": info.has_hq,
         "head_trained": info.head_trained,
+        "has_score": info.has_score,
         "dtype": info.dtype,
         "num_tensors": info.num_tensors,
         "num_parameters": info.num_parameters,
         "size_bytes": info.size_bytes,
         "recommended_fusion": info.metadata.get("recommended_fusion"),
+        "recommended_score": info.metadata.get("recommended_score"),
         "metadata": dict(info.metadata),
     }
 

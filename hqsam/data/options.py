@@ -33,6 +33,7 @@ class TrainDataOptions:
         degradation: chance that a view is blurred, noisy or compressed.
         mix: relative chance of the prompt kinds "box", "points" and "mask".
         num_points: positive points of a "points" prompt.
+        min_points: each has a number of points drawn from this one up to `num_points`; None: all of them.
         mask_scale: values of a mask prompt. "published": 0 and 255; "predictor": -10 and 10, logits as the predictor
             feeds them.
         box_jitter: standard deviation of the noise on a box coordinate as a share of the side, cut off at 20 pixels of
@@ -57,6 +58,7 @@ class TrainDataOptions:
     degradation: float = 0.0
     mix: Mapping[str, float] = field(default_factory=lambda: {"box": 1.0, "points": 1.0, "mask": 1.0})
     num_points: int = 10
+    min_points: int | None = None
     mask_scale: Literal["published", "predictor"] = "published"
     box_jitter: float = 0.0
     click_rounds: int = 0
@@ -103,6 +105,7 @@ class TrainDataOptions:
         return PromptRule(
             mix=self.mix,
             num_points=self.num_points,
+            min_points=self.min_points,
             mask_scale=self.mask_scale,
             box_jitter=self.box_jitter,
             min_pixels=self.min_pixels,

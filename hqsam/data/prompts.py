@@ -31,6 +31,7 @@ class PromptRule:
 
     mix: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(PROMPT_KINDS, 1.0))
     num_points: int = 10
+    min_points: int | None = None
     mask_scale: Literal["published", "predictor"] = "published"
     box_jitter: float = 0.0
     min_pixels: int = 10
@@ -43,6 +44,8 @@ class PromptRule:
             raise ValueError(f"mask_scale must be 'published' or 'predictor', got {self.mask_scale!r}")
         if self.num_points < 1 or self.box_jitter < 0:
             raise ValueError(f"num_points >= 1 and box_jitter >= 0, got {self.num_points} and {self.box_jitter}")
+        if self.min_points is not None and not 1 <= self.min_points <= self.num_points:
+            raise ValueError(f"min_points must be within 1..num_points = {self.num_points}, got {self.min_points}")
 
     def draw(self, masks: NDArray[np.uint8], rng: np.random.Generator) -> Prompts:
         """One prompt for each mask.
@@ -66,9 +69,12 @@ class PromptRule:
         inside = mask > OBJECT_THRESHOLD
         if kind == "mask" and np.count_nonzero(inside) >= self.min_pixels:
             return Prompts.from_parts(masks=noisy_mask(mask, rng, self.mask_scale))
-        if kind == "points" and np.count_nonzero(inside) >= max(self.min_pixels, self.num_points):
-            xy = random_pixels(inside, self.num_points, rng)
-            return Prompts.from_parts(torch.from_numpy(xy)[None], torch.ones(1, self.num_points))
+        count = self.num_points
+        if kind == "points" and self.min_points is not None:
+            count = int(rng.integers(self.min_points, self.num_points + 1))
+        if kind == "points" and np.count_nonzero(inside) >= max(self.min_pixels, count):
+            xy = random_pixels(inside, count, rng)
+            return Prompts.from_parts(torch.from_numpy(xy)[None], torch.ones(1, count))
         # A sliver that is soft everywhere has no pixel above 128 and still an extent.
         box = mask_to_box(inside)
         if box is None:

@@ -17,7 +17,9 @@ class ModelConfig:
     fresh_hq_head: bool = setting(False, "allow a plain SAM file: the HQ head starts from random weights")
     random_weights: bool = setting(False, "allow no weights at all; for trials of the machinery")
     image_size: int | None = setting(None, "side of the square input in pixels; null: that of the weights", at_least=16)
-    trained: Literal["hq", "hq+decoder"] = setting("hq", "the HQ head alone, or SAM's mask decoder with it")
+    trained: Literal["hq", "hq+decoder", "score"] = setting(
+        "hq", "the HQ head alone, SAM's mask decoder with it, or a score head alone"
+    )
     lora_rank: int = setting(0, "rank of a trained adapter of the encoder's attention (LoRA); 0: none", at_least=0)
     lora_alpha: float | None = setting(None, "its update is scaled by alpha / rank; null: by 1", above=0)
 
@@ -48,6 +50,7 @@ class PromptConfig:
     prompts_per_image: int = setting(1, "prompts, each of one object, that share an encoded image", at_least=1)
     mix: dict[str, float] = setting({"box": 1.0, "points": 1.0, "mask": 1.0}, "relative chance of box, points, mask")
     num_points: int = setting(10, "points of a point prompt", at_least=1)
+    min_points: int | None = setting(None, "at least so many, drawn up to num_points; null: all of them", at_least=1)
     box_jitter: float = setting(0.0, "noise on box sides as a share of the side; SAM: 0.1; 0: tight", at_least=0)
     mask_scale: Literal["published", "predictor"] = setting(
         "published", "values of mask prompts; published: 0 and 255, predictor: like logits"

@@ -18,6 +18,7 @@ from hqsam.engine.clicks import correction_clicks, with_click, with_not_a_point
 from hqsam.engine.distributed import World, gather_objects, sum_over_processes
 from hqsam.engine.objective import forward_loss, image_features
 from hqsam.engine.schedule import StepPlan, is_due, learning_rate
+from hqsam.engine.score_objective import score_terms
 from hqsam.engine.signals import StopSignals
 from hqsam.engine.train_config import TrainConfig
 from hqsam.errors import HqsamError
@@ -48,7 +49,7 @@ class StepResult(NamedTuple):
     """What one optimizer step did, over all processes."""
 
     step: int  # number of steps done, this one included
-    loss: float  # what is minimised: bce + dice of the HQ mask, and SAM's own loss where its decoder is trained
+    loss: float  # what is minimised: bce + dice of the HQ mask, SAM's loss where its decoder is trained; or the score's
     bce: float
     dice: float
     grad_norm: float
@@ -67,7 +68,7 @@ class Trainer:
     Attributes:
         adapter: low-rank updates of the encoder that are trained with the rest, or None.
         average: running average of what is trained, or None.
-        trained: the trained parameters by group: "head", "decoder", "lora".
+        trained: the trained parameters by group: "head", "decoder", "lora", "score".
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class Trainer:
             self.trained["lora"] = list(adapter.parameters())
         self.parameters = [parameter for group in self.trained.values() for parameter in group]
         optim = config.optim
-        self.factors = {"head": 1.0, "decoder": optim.decoder_factor, "lora": optim.lora_factor}
+        self.factors = {"head": 1.0, "decoder": optim.decoder_factor, "lora": optim.lora_factor, "score": 1.0}
         self.optimizer = torch.optim.Adam(
             [{"params": group, "name": name} for name, group in self.trained.items()],
             lr=optim.lr,
@@ -149,11 +150,12 @@ class Trainer:
         features = encoded
         if self.adapter is not None:  # gradients of all rounds meet here, and go through the encoder once
             features = ImageFeatures(*(part.detach().requires_grad_() for part in encoded))
+        objective = score_terms if "score" in self.trained else forward_loss
         prompts = with_not_a_point(batch.prompts) if clicks.rounds else batch.prompts
         sums = torch.zeros(3, dtype=self.model.dtype, device=self.model.device)
         for turn in range(clicks.rounds + 1):
             more = turn < clicks.rounds
-            terms = forward_loss(self.model, batch, amp=amp, features=features, prompts=prompts, answer=more)
+            terms = objective(self.model, batch, amp=amp, features=features, prompts=prompts, answer=more)
             (terms.total.sum() / (clicks.rounds + 1)).backward()
             sums += torch.stack([part.detach().sum() for part in (terms.bce, terms.dice, terms.total)])
             if more and terms.answer is not None:

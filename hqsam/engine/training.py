@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,10 +32,17 @@ from hqsam.engine.train_data import RunRecords, TrainData, open_train_data
 from hqsam.engine.trainer import NonFiniteLossError, Trainer, fit
 from hqsam.engine.validation import Validator
 from hqsam.errors import ConfigError, HqsamError
-from hqsam.models import EncoderLoRA, Sam
+from hqsam.models import EncoderLoRA, Sam, ScoreHead, TrainablePart
 from hqsam.registry import create_model
 
 logger = logging.getLogger(__name__)
+
+_TRAINED: Mapping[str, Sequence[TrainablePart]] = {
+    "hq": ["head"],
+    "hq+decoder": ["head", "decoder"],
+    "score": ["score"],
+}
+"""Values of `model.trained`."""
 
 USAGE = """usage: train.py CONFIG.yaml [key=value ...]
 
@@ -47,7 +55,8 @@ def build_model(config: TrainConfig, world: World) -> Sam:
     """The model to train; what is random in it depends on the seed alone.
 
     Raises:
-        ConfigError: an unknown name, no HQ head to train, or no weights where that was not asked for.
+        ConfigError: an unknown name, no HQ head to train, no weights where that was not asked for, or a score of a head
+            that is not trained.
         CheckpointError: the checkpoint is unusable.
     """
     settings, dtype = config.model, {"float32": torch.float32, "float64": torch.float64}[config.loop.dtype]
@@ -73,9 +82,26 @@ def build_model(config: TrainConfig, world: World) -> Sam:
             f"model.checkpoint is null, so all of {settings.name} would be random; give SAM's file with "
             "model.fresh_hq_head=true, an HQ file to go on from, or model.random_weights=true if that is meant"
         )
-    model.set_trained(["head"] if settings.trained == "hq" else ["head", "decoder"])
-    broadcast_parameters(model.hq_parameters(), world)
+    _settle_score_head(model, config)
+    model.set_trained(_TRAINED[settings.trained])
+    broadcast_parameters(itertools.chain.from_iterable(model.trained_parameters().values()), world)
     return model
+
+
+def _settle_score_head(model: Sam, config: TrainConfig) -> None:
+    """A score head is trained for the masks that the model has; where the masks change, it knows them no more."""
+    if config.model.trained == "score":
+        if model.head_state == "untrained":
+            raise ConfigError("model.trained=score judges the masks of a trained HQ head; this model's is untrained")
+        if config.model.lora_rank:
+            raise ConfigError("model.trained=score freezes everything else: set model.lora_rank=0")
+        if model.score_head is None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(config.seed)
+                model.set_score_head(ScoreHead())
+    elif model.score_head is not None:
+        logger.warning("the score head of %s is left out: the masks that it knows change", config.model.checkpoint)
+        model.set_score_head(None)
 
 
 def build_adapter(model: Sam, config: TrainConfig, world: World) -> EncoderLoRA | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 
 from hqsam.metrics.boundary import DILATION_RATIO, boundary_region
 from hqsam.metrics.collecting import Collected, common_columns, in_order
+from hqsam.metrics.correlation import pearson, spearman
 from hqsam.metrics.iou import check_pair, mask_iou
 
 NOC_TARGETS = (0.85, 0.90)
 """Mask IoU that the number of clicks is counted to, as in the literature on interactive segmentation."""
+_JUDGED = {"miou": {"sam": "sam", "own": "own"}, "mbiou": {"sam": "sam", "own_boundary": "own"}}
+"""What is true -> the scores that are compared with it -> their names in the names of metrics."""
 _CLICK = re.compile(r"click([1-9]\d*)")
 
 
@@ -33,6 +36,7 @@ class PromptSample(NamedTuple):
     prompt: str  # "clicks", "points", "boxes" or "point"
     predictions: Mapping[str, Mapping[str, NDArray[np.bool_]]]  # column -> step -> (H, W) bool
     targets: Sequence[NDArray[np.bool_]]  # (H, W) bool each: annotations of the same object, the best of them counts
+    scores: Mapping[str, Mapping[str, Mapping[str, float]]] = {}  # column -> step -> source -> the mask's score
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class PromptRecord:
         prompt: how the prompts were made.
         miou: column -> step -> mask IoU.
         mbiou: column -> step -> boundary IoU.
+        scores: column -> step -> source ("sam", "own", "own_boundary") -> what it says of the mask; may be empty.
     """
 
     set: str
@@ -54,6 +59,7 @@ class PromptRecord:
     prompt: str
     miou: dict[str, dict[str, float]]
     mbiou: dict[str, dict[str, float]]
+    scores: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[str, str, int, str]:
@@ -71,7 +77,7 @@ class PromptRecord:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data; the constructor takes it back as keywords."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "scores" or value}
 
 
 def score_prompts(sample: PromptSample, dilation_ratio: float = DILATION_RATIO) -> PromptRecord:
@@ -97,7 +103,8 @@ def score_prompts(sample: PromptSample, dilation_ratio: float = DILATION_RATIO) 
             ring = boundary_region(pred, dilation_ratio)
             miou[column][step] = max(mask_iou(pred, target) for target in sample.targets)
             mbiou[column][step] = max(mask_iou(ring, target) for target in rings)
-    return PromptRecord(sample.set, sample.image, sample.object, sample.prompt, miou, mbiou)
+    scores = {column: {step: dict(by) for step, by in steps.items()} for column, steps in sample.scores.items()}
+    return PromptRecord(sample.set, sample.image, sample.object, sample.prompt, miou, mbiou, scores)
 
 
 class PromptScores(Collected[PromptRecord]):
@@ -154,7 +161,8 @@ def prompt_metrics(
     Returns:
         "miou_STEP" and "mbiou_STEP" in percent for each step. From clicks also "noc85" and "noc90", the mean number of
         clicks until the mask IoU is reached, where an object that never reaches it counts with all its clicks, and
-        "nof85" and "nof90", how many of those there are. "n" objects, whatever they were prompted with.
+        "nof85" and "nof90", how many of those there are. Where scores were recorded, `score_correlations` of each step
+        and of all steps together. "n" objects, whatever they were prompted with.
 
     Raises:
         ValueError: records of one kind of prompt with different steps.
@@ -172,14 +180,48 @@ def prompt_metrics(
         for step in steps:
             scores[f"miou_{step}"] = _percent([record.miou[column][step] for record in group])
             scores[f"mbiou_{step}"] = _percent([record.mbiou[column][step] for record in group])
+            scores |= {f"{name}_{step}": value for name, value in score_correlations(group, column, [step]).items()}
         curves = [_clicks(record.miou[column]) for record in group]
         for target in noc_targets if curves[0] else ():
             name = f"{100 * target:g}"
             needed = [clicks_to_reach(curve, target) for curve in curves]
             scores[f"noc{name}"] = math.fsum(count or len(curves[0]) for count in needed) / len(needed)
             scores[f"nof{name}"] = sum(count is None for count in needed)
+    scores |= score_correlations(records, column)
     scores["n"] = len({(record.image, record.object) for record in records})
     return scores
+
+
+def score_correlations(
+    records: Sequence[PromptRecord], column: str, steps: Sequence[str] | None = None
+) -> dict[str, float]:
+    """How well the scores of masks go with their quality.
+
+    Args:
+        records: with or without scores.
+        column: which of their columns.
+        steps: which of their steps; None: all of them.
+
+    Returns:
+        "pearson_sam_miou": the correlation, in -1..1, of SAM's score and the true mask IoU; the same with "spearman",
+        "own" and "mbiou", for which "own" is the predicted boundary IoU. What is not defined, because there are fewer
+        than two masks or all numbers are equal, is absent.
+    """
+    found: dict[str, float] = {}
+    for truth, sources in _JUDGED.items():
+        for source, name in sources.items():
+            pairs = [
+                (by[source], getattr(record, truth)[column][step])
+                for record in records
+                for step, by in record.scores.get(column, {}).items()
+                if source in by and (steps is None or step in steps)
+            ]
+            given, true = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+            for kind, correlation in (("pearson", pearson), ("spearman", spearman)):
+                value = correlation(given, true)
+                if value is not None:
+                    found[f"{kind}_{name}_{truth}"] = value
+    return found
 
 
 def clicks_to_reach(curve: Sequence[float], target: float) -> int | None:

@@ -44,10 +44,12 @@ def is_total(metric: str) -> bool:
 
 
 def decimals(metric: str) -> int:
-    """With how many decimals tables show a metric: one where it is in percent."""
+    """With how many decimals tables show a metric: one where it is in percent, two for correlations."""
     if is_total(metric):
         return 0
-    return 2 if metric.startswith("noc") else {"mse": 4, "ods_threshold": 2}.get(metric, 1)
+    if metric.startswith(("noc", "pearson", "spearman")):
+        return 2
+    return {"mse": 4, "ods_threshold": 2}.get(metric, 1)
 
 
 def mean_of_sets(sets: Mapping[str, SetScores]) -> SetScores:

@@ -8,6 +8,7 @@ from hqsam.models.lora import EncoderLoRA
 from hqsam.models.mask_decoder import MaskDecoder
 from hqsam.models.prompt_encoder import PromptEncoder
 from hqsam.models.sam import Sam, TrainablePart
+from hqsam.models.score import ScoreHead
 from hqsam.models.selection import select_masks
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "PromptEncoder",
     "Sam",
     "SamViTSpec",
+    "ScoreHead",
     "TinyViTSpec",
     "TrainablePart",
     "build_encoder",

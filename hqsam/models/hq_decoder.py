@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from hqsam.models.layers import MLP, LayerNorm2d, Upsample4x, conv3x3, conv3x3_dot
 from hqsam.models.mask_decoder import DecoderInput, MaskDecoder
+from hqsam.models.score import ScoreHead
 from hqsam.types import DecoderOutput, ImageFeatures
 
 
@@ -86,27 +87,46 @@ class HQHead(nn.Module):
 
 
 class HQMaskDecoder(nn.Module):
-    """A SAM mask decoder (`trunk`) and an `HQHead` whose token rides along in its transformer."""
+    """A SAM mask decoder (`trunk`) and an `HQHead` whose token rides along in its transformer.
+
+    A `score_head` may come later; without it nothing about the masks is different.
+    """
 
     def __init__(self, trunk: MaskDecoder, head: HQHead) -> None:
         super().__init__()
         self.trunk = trunk
         self.head = head
+        self.score_head: ScoreHead | None = None
 
-    def forward(self, inputs: DecoderInput, image_feature: Tensor, candidates: Sequence[int] = (0,)) -> DecoderOutput:
+    def forward(
+        self,
+        inputs: DecoderInput,
+        image_feature: Tensor,
+        candidates: Sequence[int] = (0,),
+        own_scores: bool = False,
+    ) -> DecoderOutput:
         """SAM's candidates and the HQ mask from one transformer pass.
 
         Args:
             inputs: embedded prompts and images.
             image_feature: (B, C / 8, 4h, 4w) from `HQHead.image_feature`.
             candidates: SAM masks to compute; may be empty.
+            own_scores: let the score head judge the masks that may be returned.
 
         Returns:
-            SAM logits (N, M, 4h, 4w), HQ logits (N, 1, 4h, 4w), IoU (N, M).
+            SAM logits (N, M, 4h, 4w), HQ logits (N, 1, 4h, 4w), IoU (N, M), own scores (N, 2, M, 2) or None.
+
+        Raises:
+            ValueError: own scores without a score head, or without candidates.
         """
         trunk = self.trunk.run(inputs, self.head.token.weight)
         sam_logits, iou = self.trunk.masks(trunk, candidates)
         if inputs.image_index is not None:
             image_feature = image_feature.index_select(0, inputs.image_index)
         hq_logits = self.head.logits(trunk.extra_tokens[:, 0], trunk.mask_feature, image_feature)
-        return DecoderOutput(sam_logits, hq_logits, iou)
+        if not own_scores:
+            return DecoderOutput(sam_logits, hq_logits, iou)
+        if self.score_head is None or not candidates:
+            raise ValueError("scores of its own need a model with a score head, and at least one candidate")
+        scores = self.score_head(trunk, sam_logits, hq_logits, iou, candidates)
+        return DecoderOutput(sam_logits, hq_logits, iou, scores)

@@ -15,13 +15,14 @@ from torch.nn import functional as F
 from hqsam.models.hq_decoder import HQMaskDecoder
 from hqsam.models.mask_decoder import DecoderInput, MaskDecoder
 from hqsam.models.prompt_encoder import PromptEncoder
-from hqsam.models.selection import ALL_CANDIDATES, MULTIMASK_CANDIDATES, SINGLE_CANDIDATE, select_masks
+from hqsam.models.score import ScoreHead
+from hqsam.models.selection import ALL_CANDIDATES, MULTIMASK_CANDIDATES, SINGLE_CANDIDATE, require_score, select_masks
 from hqsam.postprocess import full_size_masks, upscale_logits
-from hqsam.types import FUSIONS, DecoderOutput, Fusion, ImageFeatures, Prompts
+from hqsam.types import FUSIONS, DecoderOutput, Fusion, ImageFeatures, Prompts, ScoreSource
 
 HeadState = Literal["random", "untrained", "trained"]
-TrainablePart = Literal["head", "decoder"]
-"""What training may change in place: the HQ head, SAM's mask decoder. The encoder is adapted by `EncoderLoRA` alone."""
+TrainablePart = Literal["head", "decoder", "score"]
+"""What training may change in place; the encoder is adapted by `EncoderLoRA` alone."""
 
 CPU_CHUNK, GPU_CHUNK = 4, 32
 """Prompts decoded at once: on a CPU small chunks stay in cache and avoid page faults of giant temporaries."""
@@ -38,6 +39,7 @@ class Sam(nn.Module):
             once a head was loaded or trained. Prediction with an untrained head is refused by the predictor.
         default_fusion: what is returned where a caller asks for nothing else; None is "sum" with an HQ head, "sam"
             without. `create_model` sets it from what a weights file recommends.
+        default_score: the same for the score of masks that HQ takes part in; None is "sam".
     """
 
     mask_threshold: float = 0.0
@@ -59,6 +61,7 @@ class Sam(nn.Module):
         self.register_buffer("pixel_std", torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1), persistent=False)
         self.head_state: HeadState = "random"
         self.default_fusion: Fusion | None = None
+        self.default_score: ScoreSource | None = None
         self.trained_parts: tuple[TrainablePart, ...] = ()
         if self.has_hq:
             self.set_trained(["head"])
@@ -67,6 +70,23 @@ class Sam(nn.Module):
     def has_hq(self) -> bool:
         """Whether the model has an HQ head."""
         return isinstance(self.mask_decoder, HQMaskDecoder)
+
+    @property
+    def score_head(self) -> ScoreHead | None:
+        """What judges the returned mask; None where there is only SAM's own score, of SAM's mask."""
+        return self.mask_decoder.score_head if isinstance(self.mask_decoder, HQMaskDecoder) else None
+
+    def set_score_head(self, head: ScoreHead | None) -> None:
+        """Give the model a score head, or take it away; it is moved to where the model is, and frozen.
+
+        Raises:
+            ValueError: a plain SAM, whose masks SAM's own score judges.
+        """
+        if not isinstance(self.mask_decoder, HQMaskDecoder):
+            raise ValueError("a plain SAM has no HQ head whose masks a score head could judge; build an hq_ model")
+        if head is not None:
+            head = head.to(self.device, self.dtype).requires_grad_(False).train(self.training)
+        self.mask_decoder.score_head = head
 
     @property
     def image_size(self) -> int:
@@ -92,15 +112,17 @@ class Sam(nn.Module):
         """Choose what training changes; everything else is frozen.
 
         Args:
-            parts: "head", "decoder", both or none.
+            parts: of "head", "decoder" and "score".
 
         Raises:
-            ValueError: an unknown part, or a plain SAM, which has no head to train.
+            ValueError: an unknown part, a plain SAM, which has no head to train, or no score head where it is named.
         """
         if not isinstance(self.mask_decoder, HQMaskDecoder):
             raise ValueError("a plain SAM has no HQ head to train; build an hq_ model")
         if unknown := [part for part in parts if part not in get_args(TrainablePart)]:
             raise ValueError(f"parts must be among {get_args(TrainablePart)}, got {unknown}")
+        if "score" in parts and self.score_head is None:
+            raise ValueError("this model has no score head to train: give it one with set_score_head(ScoreHead())")
         self.trained_parts = tuple(part for part in get_args(TrainablePart) if part in parts)
         self.requires_grad_(False)
         for parameters in self.trained_parameters().values():
@@ -112,8 +134,14 @@ class Sam(nn.Module):
         """The parameters that training changes, by part."""
         if not isinstance(self.mask_decoder, HQMaskDecoder):
             return {}
-        modules: dict[TrainablePart, nn.Module] = {"head": self.mask_decoder.head, "decoder": self.mask_decoder.trunk}
-        return {part: list(modules[part].parameters()) for part in self.trained_parts}
+        decoder = self.mask_decoder
+        modules: dict[TrainablePart, nn.Module | None] = {
+            "head": decoder.head,
+            "decoder": decoder.trunk,
+            "score": decoder.score_head,
+        }
+        named = {part: modules[part] for part in self.trained_parts}
+        return {part: list(module.parameters()) for part, module in named.items() if module is not None}
 
     def resolve_fusion(self, fusion: Fusion | None = None, hq_token_only: bool = False) -> Fusion:
         """What this model returns for what a caller asked.
@@ -139,6 +167,21 @@ class Sam(nn.Module):
                 'or ask for plain SAM with fusion="sam"'
             )
         return chosen
+
+    def resolve_score(self, score: ScoreSource | None = None, fusion: Fusion | None = None) -> ScoreSource:
+        """Which score this model gives for what a caller asked.
+
+        Args:
+            score: the caller's choice, None for the model's default.
+            fusion: what the masks are, from `resolve_fusion`; None for the model's default.
+
+        Raises:
+            ValueError: unknown, or a score of the mask itself without a score head or of plain SAM's masks.
+        """
+        fusion = self.resolve_fusion(fusion)
+        if score is None:
+            return "sam" if fusion == "sam" or self.score_head is None else (self.default_score or "sam")
+        return require_score(score, fusion, has_score_head=self.score_head is not None)
 
     def train(self, mode: bool = True) -> Sam:
         """Switch the head's mode; in an HQ model the frozen part stays in eval mode."""
@@ -201,6 +244,7 @@ class Sam(nn.Module):
         candidates: Sequence[int] = SINGLE_CANDIDATE,
         use_hq: bool = True,
         hq_features: Tensor | None = None,
+        own_scores: bool = False,
         chunk_size: int | None = None,
     ) -> DecoderOutput:
         """Decode prompts of any number of images.
@@ -211,11 +255,17 @@ class Sam(nn.Module):
             candidates: SAM masks to compute, of 0 (clear prompts) and 1, 2, 3 (ambiguous ones); may be empty.
             use_hq: let the HQ token take part. False is plain SAM exactly.
             hq_features: `hq_features(features)` if the caller kept it.
+            own_scores: let the score head judge the masks that HQ takes part in.
             chunk_size: prompts decoded at once when no gradient is needed; memory does not depend on N.
 
         Returns:
-            SAM logits (N, M, 4h, 4w), HQ logits (N, 1, 4h, 4w) or None, IoU (N, M).
+            SAM logits (N, M, 4h, 4w), HQ logits (N, 1, 4h, 4w) or None, IoU (N, M), own scores (N, 2, M, 2) or None.
+
+        Raises:
+            ValueError: unknown candidates, images without an image_index, or own scores that the model cannot give.
         """
+        if own_scores and (self.score_head is None or not use_hq or not candidates):
+            raise ValueError("own scores need a score head, the HQ token and at least one candidate")
         if any(c not in ALL_CANDIDATES for c in candidates):
             raise ValueError(f"candidates must be among {ALL_CANDIDATES}, got {tuple(candidates)}")
         if len(features.image_embedding) > 1 and prompts.image_index is None:
@@ -225,28 +275,33 @@ class Sam(nn.Module):
             hq_features = self.hq_features(features) if hq_features is None else hq_features.to(self.dtype)
         image_feature = hq_features if use_hq else None
         if not len(prompts):
-            return self._nothing(features, len(candidates), use_hq)
+            return self._nothing(features, len(candidates), use_hq, own_scores)
         image_pe = self.prompt_encoder.get_dense_pe()
         if chunk_size is None:
             chunk_size = CPU_CHUNK if self.device.type == "cpu" else GPU_CHUNK
         if torch.is_grad_enabled() or len(prompts) <= chunk_size:
-            return self._decode_chunk(features, prompts, candidates, image_feature, image_pe)
+            return self._decode_chunk(features, prompts, candidates, image_feature, image_pe, own_scores)
         parts = [
-            self._decode_chunk(features, prompts[i : i + chunk_size], candidates, image_feature, image_pe)
+            self._decode_chunk(features, prompts[i : i + chunk_size], candidates, image_feature, image_pe, own_scores)
             for i in range(0, len(prompts), chunk_size)
         ]
         hq = [part.hq_logits for part in parts if part.hq_logits is not None]
+        own = [part.own_scores for part in parts if part.own_scores is not None]
         return DecoderOutput(
             torch.cat([part.sam_logits for part in parts]),
             torch.cat(hq) if hq else None,
             torch.cat([part.iou for part in parts]),
+            torch.cat(own) if own else None,
         )
 
-    def _nothing(self, features: ImageFeatures, candidates: int, use_hq: bool) -> DecoderOutput:
+    def _nothing(self, features: ImageFeatures, candidates: int, use_hq: bool, own_scores: bool) -> DecoderOutput:
         low = (4 * features.image_embedding.shape[2], 4 * features.image_embedding.shape[3])
         empty = features.image_embedding.new_zeros
         return DecoderOutput(
-            empty((0, candidates, *low)), empty((0, 1, *low)) if use_hq else None, empty((0, candidates))
+            empty((0, candidates, *low)),
+            empty((0, 1, *low)) if use_hq else None,
+            empty((0, candidates)),
+            empty((0, 2, candidates, 2)) if own_scores else None,
         )
 
     def _decode_chunk(
@@ -256,6 +311,7 @@ class Sam(nn.Module):
         candidates: Sequence[int],
         image_feature: Tensor | None,
         image_pe: Tensor,
+        own_scores: bool,
     ) -> DecoderOutput:
         tokens = self.prompt_encoder.embed_tokens(prompts.coords, prompts.kinds)
         if prompts.tokens is not None:
@@ -270,7 +326,7 @@ class Sam(nn.Module):
         )
         if isinstance(self.mask_decoder, HQMaskDecoder):
             if image_feature is not None:
-                hq: DecoderOutput = self.mask_decoder(inputs, image_feature, candidates)
+                hq: DecoderOutput = self.mask_decoder(inputs, image_feature, candidates, own_scores)
                 return hq
             return self.mask_decoder.trunk(inputs, candidates)  # type: ignore[no-any-return]
         return self.mask_decoder(inputs, candidates)  # type: ignore[no-any-return]

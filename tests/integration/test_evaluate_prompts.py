@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from hqsam.engine.evaluation.mattes import MatteTask
 from hqsam.errors import DataError
 from hqsam.images import write_image
 from hqsam.metrics import mask_iou
-from hqsam.models import Sam
+from hqsam.models import Sam, ScoreHead
 from hqsam.predictor import SamPredictor
 from hqsam.registry import create_model
 from tests.helpers import fill_parameters
@@ -133,7 +134,7 @@ def test_a_perfect_answer_is_not_clicked_again(model: Sam, pack: Path, monkeypat
 
     def answer(column: str, points: Any, labels: Any, logits: Any) -> tuple[Any, Any]:
         asked.append(len(points))
-        return loaded.targets[0], np.zeros((1, 32, 32), dtype=np.float32)
+        return (loaded.targets[0], {}), np.zeros((1, 32, 32), dtype=np.float32)
 
     monkeypatch.setattr(task, "_ask", answer)
     record = task.run(item, loaded)[0]
@@ -204,3 +205,44 @@ def test_boundaries(model: Sam, tmp_path: Path) -> None:
         EdgeTask(model, read_bsds(tmp_path, "val"), EdgeOptions(max_images=0))
     with pytest.raises(DataError, match="nothing to evaluate"):
         EdgeTask(model, [])
+
+
+def test_scores_are_compared_with_the_truth(pack: Path) -> None:
+    scored = tiny()
+    head = ScoreHead()
+    fill_parameters(head, seed=5)
+    scored.set_score_head(head)
+    asked = ClickOptions(prompts=("points", "boxes"), points=(1, 2), noise=(0.0, 0.4))
+    task = ClickTask(scored, open_dataset(pack), replace(asked, correlation=True))
+    plain = ClickTask(scored, open_dataset(pack), asked)
+    numbers, without = done(task)["s"], done(plain)["s"]
+    correlations = {name for name in numbers["sum"] if name.startswith(("pearson", "spearman"))}
+    assert {
+        "pearson_sam_miou",
+        "spearman_own_mbiou",
+        "pearson_own_miou_points1",
+        "pearson_sam_mbiou_noise0",
+    } <= correlations
+    assert all(-1 <= numbers["sum"][name] <= 1 for name in correlations)
+    assert not any("own" in name for name in numbers["sam"]) and "pearson_sam_miou" in numbers["sam"]
+    for column in without:  # the same masks, whether or not they are looked at
+        assert without[column] == {name: value for name, value in numbers[column].items() if name not in correlations}
+    item = task.items[0]
+    (record, _) = task.run(item, task.load(item))
+    assert set(record.scores["sum"]["points1"]) == {"sam", "own", "own_boundary"}
+    assert set(record.scores["sam"]["points1"]) == {"sam"}
+
+
+def test_the_score_of_an_evaluation_is_named_and_used(pack: Path) -> None:
+    scored = tiny()
+    head = ScoreHead()
+    fill_parameters(head, seed=5)
+    scored.set_score_head(head)
+    task = ClickTask(scored, open_dataset(pack), ClickOptions(prompts=("point",), score="own"))
+    sources = task.describe()["score_source"]
+    assert sources["sam"] == "SAM's predicted IoU of SAM's mask"
+    assert sources["sum"] == sources["hq"] == "predicted IoU of the mask itself, by the score head"
+    with pytest.raises(ValueError, match="needs a score head"):
+        ClickTask(tiny(), open_dataset(pack), ClickOptions(score="own"))
+    with pytest.raises(ValueError, match="has SAM's score alone"):
+        ClickTask(scored, open_dataset(pack), ClickOptions(score="own", columns=("sam",)))

@@ -34,6 +34,7 @@ def run_steps(run: Run, count: int | None = None) -> None:
         (["model.trained=hq+decoder"], ("mask_decoder.",)),
         (["model.lora_rank=2"], ("mask_decoder.head.",)),
         (["clicks.rounds=2"], ("mask_decoder.head.",)),
+        (["model.trained=score", "clicks.rounds=1"], ("mask_decoder.score_head.",)),
     ],
 )
 def test_what_moves(data: Path, tmp_path: Path, options: list[str], moving: tuple[str, ...]) -> None:
@@ -203,3 +204,46 @@ def test_another_input_size_trains_and_is_exported_with_it(data: Path, tmp_path:
     assert run.trainer.model.image_size == 192 and next(iter(run.loader()), None) is None
     with pytest.raises(ConfigError, match=r"model.image_size was 192, is 128"):
         open_run(make_config(data, tmp_path, "model.image_size=128"))
+
+
+def test_a_trained_score_head_is_exported_and_resumed(data: Path, tmp_path: Path) -> None:
+    options = ["model.trained=score", "data.prompts.min_points=1", "loop.max_steps=4"]
+    whole = open_run(make_config(data, tmp_path / "whole", *options))
+    run_steps(whole)
+    whole.export()
+    first = open_run(make_config(data, tmp_path / "parts", *options))
+    run_steps(first, 2)
+    first.states.save(first.trainer)
+    second = open_run(make_config(data, tmp_path / "parts", *options))
+    assert second.trainer.step == 2
+    run_steps(second)
+    for a, b in zip(whole.trainer.parameters, second.trainer.parameters, strict=True):
+        assert torch.equal(a, b)
+    model = create_model("hq_test_tiny", tmp_path / "whole" / "model.safetensors", device="cpu")
+    assert model.score_head is not None and model.default_score is None
+    expected = official_state_dict(whole.trainer.model)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in official_state_dict(model).items())
+
+
+def test_a_score_head_does_not_outlive_the_masks_that_it_knows(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = open_run(make_config(data, tmp_path / "score", "model.trained=score"))
+    run.export()
+    file = f"model.checkpoint={tmp_path / 'score' / 'model.safetensors'}"
+    again = open_run(make_config(data, tmp_path / "hq", file))
+    assert again.trainer.model.score_head is None and "the score head of" in caplog.text
+    on = open_run(make_config(data, tmp_path / "on", file, "model.trained=score"))
+    assert on.trainer.model.score_head is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["model.lora_rank=2"], "freezes everything else"),
+        (["data.prompts.min_points=11"], "min_points must be within"),
+    ],
+)
+def test_what_a_score_head_cannot_be_trained_with(data: Path, tmp_path: Path, options: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        open_run(make_config(data, tmp_path, "model.trained=score", *options))

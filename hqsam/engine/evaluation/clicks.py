@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hqsam.data import ImageRecord, load_object_masks
 from hqsam.data.clicks import Click, central_click, correction_click, random_pixels, shaken_box
 from hqsam.data.seeding import make_generator
-from hqsam.engine.evaluation.columns import COLUMNS, choose_columns
+from hqsam.engine.evaluation.columns import COLUMNS, choose_columns, column_scores, describe_scores
 from hqsam.engine.evaluation.plan import plan_items
 from hqsam.engine.evaluation.protocols import INSIDE, tight_box
 from hqsam.images import read_image
@@ -21,10 +21,12 @@ from hqsam.metrics.boundary import DILATION_RATIO
 from hqsam.metrics.clicks import NOC_TARGETS, PromptRecord, PromptSample, PromptScores, score_prompts
 from hqsam.models import Sam
 from hqsam.predictor import SamPredictor
-from hqsam.types import Fusion
+from hqsam.types import SCORE_SOURCES, Fusion, ScoreSource
 
 PromptKind = Literal["clicks", "points", "point", "boxes"]
 Mask = NDArray[np.bool_]
+Scores = dict[str, float]
+"""Source -> what it says of a mask; empty where no correlations are measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,9 @@ class ClickOptions:
         columns: "sam", "hq", "sum"; empty for all that the model has.
         max_per_source: only the first objects of each source; None for all.
         dilation_ratio: ring width of the boundary IoU as a share of the image diagonal.
+        score: what chooses among three masks of a point, as in `SamPredictor.predict`.
+        correlation: measure how well every score that the model has goes with the true IoU; each prompt is then
+            answered once more for each further score.
     """
 
     prompts: tuple[PromptKind, ...] = ("clicks",)
@@ -54,6 +59,8 @@ class ClickOptions:
     columns: tuple[Fusion, ...] = ()
     max_per_source: int | None = None
     dilation_ratio: float = DILATION_RATIO
+    score: ScoreSource | None = None
+    correlation: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be asked, before anything is computed.
@@ -92,6 +99,10 @@ class LoadedImage(NamedTuple):
     targets: tuple[Mask, ...]  # (H, W) bool, one for each object
 
 
+_Step = tuple[str, tuple[Mask, Scores]]
+"""Name of a step, the mask and what is said of it."""
+
+
 class ClickTask:
     """Prompts every object and scores the answers.
 
@@ -101,7 +112,7 @@ class ClickTask:
         options: what is asked.
 
     Raises:
-        ValueError: a column that the model cannot give.
+        ValueError: a column or score that the model cannot give.
         DataError: no image, or one twice.
     """
 
@@ -109,6 +120,7 @@ class ClickTask:
         self.options = options or ClickOptions()
         self.predictor = SamPredictor(model)
         self.columns = choose_columns(model, self.options.columns)
+        self.scores = column_scores(model, self.columns, self.options.score)
         self.items: Sequence[ClickItem] = [
             ClickItem(item.record.key, item.set, item.image, item.record, item.objects)
             for item in plan_items(records, self.options.max_per_source)
@@ -131,14 +143,16 @@ class ClickTask:
         todo = [(k, target) for k, target in zip(item.objects, loaded.targets, strict=True) if target.any()]
         if todo:
             self.predictor.set_image(loaded.image)
-        return [
-            score_prompts(
-                PromptSample(item.set, item.image, k, kind, self.predictions(kind, target, (item.key, k)), [target]),
-                self.options.dilation_ratio,
-            )
-            for k, target in todo
-            for kind in self.options.prompts
-        ]
+        records = []
+        for k, target in todo:
+            for kind in self.options.prompts:
+                found = self.answers(kind, target, (item.key, k))
+                masks = {column: {step: mask for step, (mask, _) in steps.items()} for column, steps in found.items()}
+                scores = {column: {step: by for step, (_, by) in steps.items()} for column, steps in found.items()}
+                kept = scores if self.options.correlation else {}
+                sample = PromptSample(item.set, item.image, k, kind, masks, [target], kept)
+                records.append(score_prompts(sample, self.options.dilation_ratio))
+        return records
 
     def left_out(self, item: ClickItem, loaded: LoadedImage) -> list[str]:
         """Objects without a pixel."""
@@ -148,8 +162,10 @@ class ClickTask:
             if not target.any()
         ]
 
-    def predictions(self, kind: PromptKind, target: Mask, key: tuple[str, int]) -> dict[str, dict[str, Mask]]:
-        """Column -> step -> mask of one object of the image that is set.
+    def answers(
+        self, kind: PromptKind, target: Mask, key: tuple[str, int]
+    ) -> dict[str, dict[str, tuple[Mask, Scores]]]:
+        """Column -> step -> mask of one object of the image that is set, and its scores.
 
         Args:
             kind: of prompts.
@@ -159,52 +175,72 @@ class ClickTask:
         make = {"clicks": self._clicks, "points": self._points, "point": self._point, "boxes": self._boxes}[kind]
         return {column: dict(make(target, column, key)) for column in self.columns}
 
-    def _clicks(self, target: Mask, column: Fusion, key: tuple[str, int]) -> Iterator[tuple[str, Mask]]:
+    def _clicks(self, target: Mask, column: Fusion, key: tuple[str, int]) -> Iterator[_Step]:
         """Each answer's low-resolution logits are the next prompt's mask; where nothing is wrong the answer stays."""
         clicks: list[Click] = []
-        mask, logits = np.zeros_like(target), None
+        answer, logits = (np.zeros_like(target), Scores()), None
         for number in range(1, self.options.clicks + 1):
-            click = correction_click(mask, target, clicks)
+            click = correction_click(answer[0], target, clicks)
             if click is not None:
                 clicks.append(click)
                 points = np.array([[c.x, c.y] for c in clicks], dtype=np.float32)
                 labels = np.array([c.positive for c in clicks], dtype=np.int64)
-                mask, logits = self._ask(column, points, labels, logits)
-            yield f"click{number}", mask
+                answer, logits = self._ask(column, points, labels, logits)
+            yield f"click{number}", answer
 
-    def _points(self, target: Mask, column: Fusion, key: tuple[str, int]) -> Iterator[tuple[str, Mask]]:
+    def _points(self, target: Mask, column: Fusion, key: tuple[str, int]) -> Iterator[_Step]:
         rng = make_generator(self.options.seed, "points", *key)
         drawn = rng.permutation(random_pixels(target, max(self.options.points), rng))
         for count in self.options.points:
             points = drawn[:count]
             yield f"points{count}", self._ask(column, points, np.ones(len(points), dtype=np.int64), None)[0]
 
-    def _point(self, target: Mask, column: Fusion, key: tuple[str, int]) -> Iterator[tuple[str, Mask]]:
+    def _point(self, target: Mask, column: Fusion, key: tuple[str, int]) -> Iterator[_Step]:
         """All that the column has for the central point: three masks, or HQ's one."""
         click = central_click(target)
-        masks, scores, _ = self.predictor.predict(
-            np.array([[click.x, click.y]]), np.array([1]), fusion=column, candidates="all"
+        masks, scores, _ = self._predict(
+            column, point_coords=np.array([[click.x, click.y]]), point_labels=np.array([1]), candidates="all"
         )
-        yield "point", masks[int(np.argmax(scores))]
-        yield "oracle", max(masks, key=lambda mask: mask_iou(mask, target))
+        best = int(np.argmax(scores[self.scores[column]]))
+        oracle = max(range(len(masks)), key=lambda row: mask_iou(masks[row], target))
+        for step, row in (("point", best), ("oracle", oracle)):
+            yield step, (masks[row], _of_row(scores, row))
 
-    def _boxes(self, target: Mask, column: Fusion, key: tuple[str, int]) -> Iterator[tuple[str, Mask]]:
+    def _boxes(self, target: Mask, column: Fusion, key: tuple[str, int]) -> Iterator[_Step]:
         true_box = tight_box(target.view(np.uint8) * 255)
         for scale in self.options.noise:
             rng = make_generator(self.options.seed, "boxes", *key)  # the same draws at every scale
             box = shaken_box(true_box, scale, target.shape, rng)
-            masks, _, _ = self.predictor.predict(box=box, multimask_output=False, fusion=column)
-            yield f"noise{scale:g}", masks[0]
+            masks, scores, _ = self._predict(column, box=box, multimask_output=False)
+            yield f"noise{scale:g}", (masks[0], _of_row(scores, 0))
 
     def _ask(
         self, column: Fusion, points: NDArray[np.float32], labels: NDArray[np.int64], logits: NDArray[np.float32] | None
-    ) -> tuple[Mask, NDArray[np.float32]]:
+    ) -> tuple[tuple[Mask, Scores], NDArray[np.float32]]:
         """(H, W) mask and (1, 4h, 4w) logits. A single point is ambiguous: it gets the best-scored of three masks."""
-        masks, scores, low = self.predictor.predict(
-            points, labels, mask_input=logits, multimask_output=len(points) == 1, fusion=column
+        masks, scores, low = self._predict(
+            column,
+            point_coords=points,
+            point_labels=labels,
+            mask_input=logits,
+            multimask_output=len(points) == 1,
+            candidates="all" if self.options.correlation else "best",
         )
-        best = int(np.argmax(scores))
-        return masks[best], low[best : best + 1]
+        best = int(np.argmax(scores[self.scores[column]]))
+        return (masks[best], _of_row(scores, best)), low[best : best + 1]
+
+    def _predict(
+        self, column: Fusion, **prompt: Any
+    ) -> tuple[NDArray[np.bool_], dict[ScoreSource, NDArray[np.float32]], NDArray[np.float32]]:
+        """(C, H, W) masks, their scores by source (the one in use first), (C, 4h, 4w) logits."""
+        first = self.scores[column]
+        masks, scores, low = self.predictor.predict(**prompt, fusion=column, score=first)
+        found = {first: scores}
+        has_own = column != "sam" and self.predictor.model.score_head is not None
+        for source in SCORE_SOURCES if self.options.correlation and has_own else ():
+            if source != first:
+                found[source] = self.predictor.predict(**prompt, fusion=column, score=source)[1]
+        return masks, found, low
 
     def describe(self) -> Mapping[str, Any]:
         """What distinguishes these numbers from others, for the reports."""
@@ -220,8 +256,13 @@ class ClickTask:
             "prompts": {kind: texts[kind] for kind in o.prompts},
             "masks": "a single point: best-scored of three masks; several points or a box: the single mask",
             "columns": list(self.columns),
+            "score_source": describe_scores(self.scores),
             "noc_targets": list(o.noc_targets),
             "dilation_ratio": o.dilation_ratio,
             "resolution": self.predictor.model.image_size,
             "max_per_source": "all" if o.max_per_source is None else o.max_per_source,
         }
+
+
+def _of_row(scores: Mapping[ScoreSource, NDArray[np.float32]], row: int) -> Scores:
+    return {source: float(values[row]) for source, values in scores.items()}

@@ -187,7 +187,12 @@ def _metrics(record: Record, protocol: Mapping[str, Any]) -> dict[str, dict[str,
     """
     found: dict[str, dict[str, float]] = defaultdict(dict)
     for name, columns in record.items():
-        if is_count(name) or not isinstance(columns, dict) or not set(columns) <= set(COLUMN_TITLES):
+        if (
+            is_count(name)
+            or name == "scores"
+            or not isinstance(columns, dict)
+            or not set(columns) <= set(COLUMN_TITLES)
+        ):
             continue
         scale = 100.0 if name in _SHARES else 1.0
         for column, value in columns.items():

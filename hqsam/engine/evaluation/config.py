@@ -66,7 +66,7 @@ class InstanceConfig:
     boxes: str | None = setting(None, "JSON of a detector's boxes (a folder for a group of sets); null: true boxes")
     top_k: int | None = setting(None, "only the best boxes of each image; null: all", at_least=1)
     max_images: int | None = setting(None, "only the first images of each set; null: all", at_least=1)
-    score: Literal["box", "iou", "product"] = setting("box", "box: the detector's; iou: SAM's predicted IoU; product")
+    score: Literal["box", "iou", "product"] = setting("box", "box: the detector's; iou: the predicted IoU; product")
     rules: Literal["auto", "coco", "lvis"] = setting("auto", "auto: those of the named set, coco for a file")
     class_agnostic: bool | None = setting(None, "true: classes are not looked at; null: as the named set has it")
     metrics: list[str] = setting(["ap", "ap_b", "ap_b_strict"], "of ap, ap_b, ap_b_strict")
@@ -95,6 +95,7 @@ class ClickConfig:
     points: list[int] = setting([1, 3, 5, 7, 9], "numbers of random points of the object")
     noise: list[float] = setting([0.0, 0.2, 0.4], "scales of the noise of the box")
     seed: int = setting(0, "of random points and noise")
+    correlation: bool = setting(False, "measure how well scores go with the true mask and boundary IoU")
 
 
 @dataclass(kw_only=True)
@@ -134,6 +135,9 @@ class EvalConfig:
         0.02, "ring width of boundary IoU as a share of the image diagonal", above=0, at_most=1
     )
     refine: Literal["none", "zoom"] = setting("none", "zoom: look again at the crops around small objects")
+    score: Literal["default", "sam", "own", "own_boundary"] = setting(
+        "default", "predicted IoU of SAM's mask, or (boundary) IoU of the mask itself; default: the model's"
+    )
     plots: int = setting(8, "pictures of the worst cases, of HQ's gains over SAM and of its losses, each", at_least=0)
     model: EvalModelConfig = field(default_factory=EvalModelConfig)
     data: EvalDataConfig = field(default_factory=EvalDataConfig)

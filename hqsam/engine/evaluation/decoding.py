@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ from hqsam.geometry import ResizeLongestSide
 from hqsam.models import Sam, select_masks
 from hqsam.refine import Refine
 from hqsam.segmentation import Answer, masks_of_image
-from hqsam.types import Fusion, ImageFeatures, Prompts
+from hqsam.types import Fusion, ImageFeatures, Prompts, ScoreSource
 
 _PIXELS_AT_ONCE = 2**25
 """Output pixels of one chunk of prompts, so that large photographs do not need memory for every object."""
@@ -24,7 +24,7 @@ class Decoded(NamedTuple):
     """Masks of a chunk of n boxes in one column."""
 
     masks: NDArray[np.bool_]  # (n, H, W), at the size of the original image
-    scores: NDArray[np.float32]  # (n,), SAM's predicted IoU
+    scores: NDArray[np.float32]  # (n,), predicted
 
 
 class EncodedImage(NamedTuple):
@@ -53,6 +53,7 @@ def decode_boxes(
     boxes: NDArray[np.floating[Any]],
     columns: Sequence[Fusion],
     refine: Refine | None = None,
+    sources: Mapping[Fusion, ScoreSource] | None = None,
 ) -> Iterator[dict[Fusion, Decoded]]:
     """Answer boxes chunk by chunk. HQ alone and the sum come from one decoding, plain SAM from its own.
 
@@ -62,6 +63,7 @@ def decode_boxes(
         boxes: (N, 4) XYXY in pixels of the image.
         columns: which ways of using the model.
         refine: as in `SamPredictor.predict`.
+        sources: what the masks of each column are scored by; None: SAM's score.
 
     Yields:
         Column -> masks of the next boxes, in order; memory does not depend on N.
@@ -70,6 +72,7 @@ def decode_boxes(
     image_hw = image.shape[:2]
     scaled = torch.from_numpy(ResizeLongestSide(model.image_size).apply_boxes(boxes, image_hw)).to(torch.float32)
     hq_features = model.hq_features(features) if set(columns) - {"sam"} else None
+    by = {column: (sources or {}).get(column, "sam") for column in columns}
     for chunk in scaled.split(prompts_at_once(image_hw)) if len(scaled) else ():
         prompts = Prompts.from_parts(boxes=chunk)
         found: dict[Fusion, Decoded] = {}
@@ -77,9 +80,12 @@ def decode_boxes(
             if not wanted:
                 continue
             use_hq = wanted != ["sam"]
-            output = model.decode(features, prompts.to(model.device), use_hq=use_hq, hq_features=hq_features)
+            own = any(by[column] != "sam" for column in wanted)
+            output = model.decode(
+                features, prompts.to(model.device), use_hq=use_hq, hq_features=hq_features, own_scores=own
+            )
             for column in wanted:
-                logits, scores = select_masks(output, multimask=False, fusion=column)
+                logits, scores = select_masks(output, multimask=False, fusion=column, score=by[column])
                 answer = Answer(False, False, column, "best", refine)
                 masks = masks_of_image(model, image, (input_hw, image_hw), prompts, logits.float(), answer)
                 found[column] = Decoded(masks[:, 0].cpu().numpy(), scores[:, 0].float().cpu().numpy())

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hqsam.data.detections import Detections, ImageBoxes, read_detections, true_boxes
 from hqsam.data.instance_opening import find_instance_card, open_instances
 from hqsam.data.instances import InstanceSet
-from hqsam.engine.evaluation.columns import choose_columns
+from hqsam.engine.evaluation.columns import choose_columns, column_scores, describe_scores
 from hqsam.engine.evaluation.decoding import decode_boxes, encode_each
 from hqsam.errors import DataError
 from hqsam.images import read_image
@@ -23,7 +23,7 @@ from hqsam.metrics.instance_records import ImageId, Score
 from hqsam.metrics.instances import Rules
 from hqsam.models import Sam
 from hqsam.rle import Rle, encode_masks
-from hqsam.types import Fusion
+from hqsam.types import Fusion, ScoreSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +34,11 @@ class InstanceOptions:
         columns: of "sam", "hq", "sum"; empty for all that the model has.
         top_k: only the best boxes of each image; None for all. COCO counts 100 of each category, LVIS 300 in all.
         max_images: only the first images of each set; None for all.
-        score: what ranks the masks: "box" (the detector's score), "iou" (SAM's predicted IoU), "product" of both.
+        score: what ranks the masks: "box" (the detector's score), "iou" (the mask's predicted IoU), "product" of both.
         rules: "coco" or "lvis"; None: as the set's card says, "coco" for a file.
         class_agnostic: whether classes are not looked at; None: as the set's card says, False for a file.
         metrics: of "ap", "ap_b", "ap_b_strict".
+        score_source: what predicts the IoU, as in `SamPredictor.predict`.
     """
 
     columns: tuple[Fusion, ...] = ()
@@ -47,6 +48,7 @@ class InstanceOptions:
     rules: Rules | None = None
     class_agnostic: bool | None = None
     metrics: tuple[str, ...] = METRICS
+    score_source: ScoreSource | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class InstanceTask:
         class_agnostic: whether classes are not looked at.
 
     Raises:
-        ValueError: the model cannot give a column that was asked for.
+        ValueError: the model cannot give a column or score that was asked for.
     """
 
     def __init__(
@@ -116,6 +118,7 @@ class InstanceTask:
         options = options or InstanceOptions()
         self.model = model
         self.columns = choose_columns(model, options.columns)
+        self.scores = column_scores(model, self.columns, options.score_source)
         self.options = options
         self._boxes = {each.name: found for each, found in zip(sets, boxes, strict=True)}
         self.items = [
@@ -154,7 +157,7 @@ class InstanceTask:
         boxes, categories, scores = item.boxes
         if len(boxes):
             (encoded,) = encode_each(self.model, [loaded])
-            for chunk in decode_boxes(self.model, encoded, boxes, self.columns):
+            for chunk in decode_boxes(self.model, encoded, boxes, self.columns, sources=self.scores):
                 for column, decoded in chunk.items():
                     masks[column] += encode_masks(decoded.masks)
                     ious[column] += decoded.scores.tolist()
@@ -172,6 +175,7 @@ class InstanceTask:
             "resize": "long side to the resolution, padded with zeros at the bottom and on the right",
             "resolution": self.model.image_size,
             "columns": list(self.columns),
+            "score_source": describe_scores(self.scores),
             **self.evaluator.describe(),
         }
 

@@ -28,6 +28,7 @@ from hqsam.metrics.clicks import PromptRecord
 from hqsam.metrics.edges import EdgeRecord
 from hqsam.metrics.mattes import MatteRecord
 from hqsam.models import Sam
+from hqsam.types import ScoreSource
 
 AnyTask = Task[Any, Any, Any]
 Show = Callable[[EvalResult, Path], None]
@@ -36,6 +37,7 @@ _OF_SOME_TASKS: dict[str, tuple[tuple[TaskName, ...], Any]] = {
     "protocol": (("masks",), "predictor"),
     "refine": (("masks",), "none"),
     "dilation_ratio": (("masks", "video", "clicks"), 0.02),
+    "score": (("clicks", "instances", "proposals"), "default"),
     "data.max_per_source": (("masks", "clicks", "mattes"), None),
 }
 """Keys that other tasks would pass over in silence -> who looks at them, and their default."""
@@ -79,6 +81,7 @@ def _instances(config: EvalConfig, model: Sam) -> tuple[AnyTask, Show]:
         rules=None if keys.rules == "auto" else keys.rules,
         class_agnostic=keys.class_agnostic,
         metrics=tuple(keys.metrics),
+        score_source=_score(config),
     )
     inner = open_instance_task(model, _only_set(config), keys.boxes, options, root=_root(config))
     title = "instance AP and boundary AP in percent"
@@ -108,6 +111,8 @@ def _clicks(config: EvalConfig, model: Sam) -> tuple[AnyTask, Show]:
         points=tuple(keys.points),
         noise=tuple(keys.noise),
         seed=keys.seed,
+        score=_score(config),
+        correlation=keys.correlation,
         columns=tuple(config.columns),  # type: ignore[arg-type]
         max_per_source=config.data.max_per_source,
         dilation_ratio=config.dilation_ratio,
@@ -156,6 +161,7 @@ def _proposals(config: EvalConfig, model: Sam) -> tuple[AnyTask, Show]:
         points_per_side=keys.points_per_side,
         box_nms_thresh=keys.box_nms_thresh,
         max_images=keys.max_images,
+        score=_score(config),
     )
     sets = open_proposal_sets(
         config.data.sets, root=_root(config), max_images=keys.max_images, class_agnostic=keys.class_agnostic
@@ -178,6 +184,10 @@ _OPENERS: dict[TaskName, Callable[[EvalConfig, Sam], tuple[AnyTask, Show]]] = {
 
 def _open_images(config: EvalConfig) -> list[ImageRecord]:
     return [record for name in config.data.sets for record in open_dataset(name, root=_root(config))]
+
+
+def _score(config: EvalConfig) -> ScoreSource | None:
+    return None if config.score == "default" else config.score
 
 
 def _show_nothing(result: EvalResult, folder: Path) -> None:

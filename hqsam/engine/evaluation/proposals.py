@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hqsam.automatic import SamAutomaticMaskGenerator
 from hqsam.data.instances import InstanceSet
-from hqsam.engine.evaluation.columns import choose_columns
+from hqsam.engine.evaluation.columns import choose_columns, column_scores, describe_scores
 from hqsam.engine.evaluation.instances import read_annotated_image
 from hqsam.errors import DataError
 from hqsam.metrics import ProposalRecord, ProposalSample, ProposalScores
@@ -20,7 +20,7 @@ from hqsam.metrics.instance_records import ImageId
 from hqsam.models import Sam
 from hqsam.predictor import SamPredictor
 from hqsam.rle import Rle
-from hqsam.types import Fusion
+from hqsam.types import Fusion, ScoreSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +33,14 @@ class ProposalOptions:
         box_nms_thresh: of two masks whose boxes overlap by more than this IoU, the one of the lower predicted IoU is
             dropped.
         max_images: only the first images of each set; None for all.
+        score: what predicts the IoU, as in `SamPredictor.predict`.
     """
 
     columns: tuple[Fusion, ...] = ()
     points_per_side: int = 64
     box_nms_thresh: float = 0.9
     max_images: int | None = None
+    score: ScoreSource | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class ProposalTask:
             raise DataError("nothing to evaluate: no data set")
         self.predictor = SamPredictor(model)
         self.columns = choose_columns(model, o.columns)
+        self.scores = column_scores(model, self.columns, o.score)
         self.generators = {
             column: SamAutomaticMaskGenerator(
                 model,
@@ -96,6 +99,7 @@ class ProposalTask:
                 output_mode="coco_rle",
                 fusion=column,
                 candidates="all",
+                score=self.scores[column],
             )
             for column in self.columns
         }
@@ -143,6 +147,7 @@ class ProposalTask:
             "masks": "three a point, in column hq one; none is filtered out",
             "duplicates": f"boxes that overlap by more than {o.box_nms_thresh:g}; the higher predicted IoU stays",
             "score": "mean of predicted IoU and stability",
+            "score_source": describe_scores(self.scores),
             "max_images": "all" if o.max_images is None else o.max_images,
             "resolution": self.predictor.model.image_size,
             "columns": list(self.columns),

@@ -21,6 +21,8 @@ METRIC_TITLES = {
     "f_recall": "F recall",
     "f_decay": "F decay",
     "n": "objects",
+    "pearson": "Pearson",
+    "spearman": "Spearman",
 }
 """Metrics whose name is not simply printed in capitals."""
 _SHORT = 20

@@ -11,7 +11,7 @@ from hqsam import SamPredictor, create_model
 from hqsam.automatic import SamAutomaticMaskGenerator, search
 from hqsam.automatic.presets import PRESETS
 from hqsam.automatic.search import CPU_POINTS, GridSearch
-from hqsam.models import Sam
+from hqsam.models import Sam, ScoreHead
 from hqsam.rle import decode_rle
 from tests.helpers import fill_parameters
 
@@ -289,3 +289,52 @@ def test_reduced_precision(model: Sam, image: np.ndarray) -> None:
     by_point = {str(record["point_coords"]): record["segmentation"] for record in records}
     agreement = [(by_point[str(record["point_coords"])] == record["segmentation"]).mean() for record in expected]
     assert np.mean(agreement) > 0.9
+
+
+def with_score_head(seed: int = 7) -> Sam:
+    built = create_model("hq_test_tiny", device="cpu")
+    fill_parameters(built, seed)
+    head = ScoreHead()
+    fill_parameters(head, seed)
+    built.set_score_head(head)
+    return built
+
+
+def test_the_score_head_ranks_filters_and_is_recorded(model: Sam, image: np.ndarray) -> None:
+    scored = with_score_head()
+    plain = generate(model, image)
+    assert generate(scored, image, score="sam") == plain and generate(scored, image) == plain
+    own = generate(scored, image, False, score="own")
+    values = [record["predicted_iou"] for record in own]
+    assert values == sorted(values, reverse=True) and len(set(values)) > 1
+    predictor = SamPredictor(scored)
+    predictor.set_image(image)
+    for record in own:
+        point = np.array(record["point_coords"])
+        _, scores, _ = predictor.predict(point, np.array([1]), multimask_output=False, score="own")
+        assert record["predicted_iou"] == pytest.approx(scores[0], abs=1e-5)
+    middle = (values[0] + values[-1]) / 2
+    kept = generate(scored, image, False, score="own", pred_iou_thresh=middle)
+    assert [record["predicted_iou"] for record in kept] == [value for value in values if value > middle]
+
+
+def test_the_best_of_three_is_that_of_the_score(image: np.ndarray) -> None:
+    scored = with_score_head()
+    every = generate(scored, image, score="own", candidates="all")
+    best = generate(scored, image, score="own")
+    for record in best:
+        point = record["point_coords"]
+        rivals = [other["predicted_iou"] for other in every if other["point_coords"] == point]
+        assert len(rivals) == 3 and record["predicted_iou"] == pytest.approx(max(rivals), abs=1e-6)
+
+
+def test_a_score_that_the_model_cannot_give_is_refused_at_once(model: Sam) -> None:
+    with pytest.raises(ValueError, match="needs a score head"):
+        SamAutomaticMaskGenerator(model, score="own")
+    with pytest.raises(ValueError, match="has SAM's score alone"):
+        SamAutomaticMaskGenerator(with_score_head(), score="own", fusion="sam")
+    recommended = with_score_head()
+    recommended.default_score = "own"
+    generator = SamAutomaticMaskGenerator(recommended, fusion="sum")
+    generator.fusion = "sam"
+    assert generator.score is None  # so that the fusion may change between images

@@ -156,3 +156,14 @@ def test_draws_repeat_with_the_generator() -> None:
 def test_rules_out_of_range(arguments: dict[str, object], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         PromptRule(**arguments)  # type: ignore[arg-type]
+
+
+def test_numbers_of_points_are_drawn() -> None:
+    mask = np.zeros((1, 128, 128), dtype=np.uint8)
+    mask[:, 20:90, 20:90] = 255
+    rule = PromptRule(mix={"points": 1.0}, num_points=4, min_points=1)
+    rng = np.random.default_rng(0)
+    counts = [int((rule.draw(mask, rng).kinds == 1).sum()) for _ in range(60)]
+    assert set(counts) == {1, 2, 3, 4}
+    with pytest.raises(ValueError, match="min_points must be within"):
+        PromptRule(num_points=4, min_points=5)
