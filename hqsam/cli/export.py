@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 import typer
 
@@ -33,8 +33,7 @@ def export(
     masks: Annotated[
         Literal["all", "single", "best", "auto"],
         typer.Option(
-            "--masks",
-            help="Of each prompt: SAM's four, the one of clear prompts, the best of three, or by the number of points.",
+            "--masks", help="Of a prompt: SAM's four, that of clear prompts, the best of three; auto: by its length."
         ),
     ] = "all",
     full_size_masks: Annotated[
@@ -62,27 +61,25 @@ def export(
     for package in ("onnx", "onnxscript"):  # before weights are loaded or downloaded
         import_extra(package)
     name, sam = open_model(model)
+    common = Common(dtype=dtype, fusion=fusion, interface=interface, opset=opset, name=name)
     rows = []
     if part != "decoder":
-        written = export_encoder(
-            sam, out / "encoder.onnx", dtype=dtype, fusion=fusion, interface=interface, opset=opset, name=name
-        )
-        rows.append(_show("encoder", written, quiet=as_json))
+        rows.append(_show("encoder", export_encoder(sam, out / "encoder.onnx", **common), quiet=as_json))
     if part != "encoder":
-        written = export_decoder(
-            sam,
-            out / "decoder.onnx",
-            dtype=dtype,
-            fusion=fusion,
-            masks=masks,
-            full_size_masks=full_size_masks,
-            interface=interface,
-            opset=opset,
-            name=name,
-        )
+        written = export_decoder(sam, out / "decoder.onnx", masks=masks, full_size_masks=full_size_masks, **common)
         rows.append(_show("decoder", written, quiet=as_json))
     if as_json:
         typer.echo(json.dumps(rows))
+
+
+class Common(TypedDict):
+    """Options of both parts."""
+
+    dtype: Literal["float32", "float16", "int8"]
+    fusion: Literal["sum", "hq", "sam"] | None
+    interface: Literal["hqsam", "published"]
+    opset: int
+    name: str
 
 
 def open_model(name_or_file: str) -> tuple[str, Sam]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -11,7 +12,6 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from hqsam import __version__
 from hqsam.errors import ExportError
 from hqsam.export.conversion import DTYPES, Axes, ExportDtype, add_full_size_masks, exportable, to_int8, trace
 from hqsam.export.files import write_graph
@@ -198,12 +198,19 @@ def _checked(path: str | PathLike[str], dtype: str, interface: str, opset: int) 
 
 def _about(sam: Sam, **entries: str) -> dict[str, str]:
     entries |= {
-        "version": __version__,
+        "version": _version(),
         "image_size": str(sam.image_size),
         "mask_threshold": str(sam.mask_threshold),
         "weights": weights_fingerprint(sam),
     }
     return {f"hqsam.{key}": value for key, value in entries.items()}
+
+
+def _version() -> str:
+    try:
+        return version("hqsam")
+    except PackageNotFoundError:  # the source tree alone
+        return "unknown"
 
 
 def _finish(proto: Any, path: Path, dtype: ExportDtype, about: Mapping[str, str], prove: Any) -> ExportedFile:
