@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hqsam.errors import ExportError
 from hqsam.export.conversion import DTYPES, Axes, ExportDtype, add_full_size_masks, exportable, to_int8, trace
+from hqsam.export.extra import import_extra
 from hqsam.export.files import write_graph
 from hqsam.export.graphs import MASKS, DecoderGraph, EncoderGraph, Masks, image_inputs
 from hqsam.export.operators import operator_counts, require_portable
@@ -189,6 +190,8 @@ def _checked(path: str | PathLike[str], dtype: str, interface: str, opset: int) 
         raise ExportError(f"an ONNX file ends with .onnx, got {path}")
     if dtype not in DTYPES:
         raise ExportError(f"dtype must be one of {DTYPES}, got {dtype!r}")
+    if dtype == "int8":
+        import_extra("onnxruntime")
     if interface not in get_args(Interface):
         raise ExportError(f"interface must be one of {get_args(Interface)}, got {interface!r}")
     if not OPSETS[0] <= opset <= OPSETS[1]:

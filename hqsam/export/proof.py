@@ -30,8 +30,6 @@ _ORIGINAL = 1.3
 
 _logger = logging.getLogger(__name__)
 _Arrays = dict[str, NDArray[Any]]
-_Frame = tuple[tuple[int, int], tuple[int, int], int]
-"""Size of the resized picture, of the original one, and S."""
 
 
 def prove_encoder(model: Sam, path: Path, outputs: Sequence[str], dtype: ExportDtype) -> float | None:
@@ -85,7 +83,7 @@ def prove_decoder(model: Sam, path: Path, graph: DecoderGraph, full_size: bool, 
         features = _encode(reference, picture)
         height, width = picture.shape[:2]
         original = round(height * _ORIGINAL), round(width * _ORIGINAL)
-        of_image = _of_image(reference, features, [name for name in graph.input_names if name.endswith("s")])
+        of_image = _of_image(reference, features, graph.input_names)
         for prompts in _prompts(side, reference.prompt_encoder.mask_input_size):
             inputs = of_image | feed(prompts, reference.prompt_encoder.mask_input_size)
             names = ["low_res_masks", "iou_predictions"]
@@ -93,9 +91,10 @@ def prove_decoder(model: Sam, path: Path, graph: DecoderGraph, full_size: bool, 
                 inputs["orig_im_size"] = np.array(original, np.float32)
                 names.append("masks")
             found = session.run(names, inputs)
-            answers = _answers(reference, features, prompts, graph, exact=dtype == "float32")
-            frame = ((height, width), original, side) if full_size else None
-            worst = max(worst, min(_distance(found, logits, iou, frame) for logits, iou in answers))
+            expected = list(_expected(reference, features, prompts, graph, None if dtype == "float32" else found[0]))
+            if full_size:
+                expected.append(upscale_logits(expected[0], (height, width), original, side))
+            worst = max(worst, *(_difference(x, y.numpy()) for x, y in zip(found, expected, strict=True)))
     return _within(worst, dtype, "decoder")
 
 
@@ -167,34 +166,28 @@ def _prompts(side: int, mask_hw: tuple[int, int]) -> Iterator[Prompts]:
 
 
 @torch.no_grad()
-def _answers(
-    model: Sam, features: ImageFeatures, prompts: Prompts, graph: DecoderGraph, *, exact: bool
-) -> list[tuple[Tensor, Tensor]]:
-    """What the file may answer: the model's masks and scores; inexact files may take another candidate for the best."""
+def _expected(
+    model: Sam, features: ImageFeatures, prompts: Prompts, graph: DecoderGraph, found: NDArray[Any] | None
+) -> tuple[Tensor, Tensor]:
+    """The model's masks and scores.
+
+    Where the graph chooses among candidates, scores that are all but equal may be ranked otherwise in reduced
+    precision: with `found`, its logits, the nearest candidate counts.
+    """
     choice, fusion = graph.choice, graph.fusion
-    candidates = CANDIDATES_OF[choice]
-    output = model.decode(features, prompts, candidates=candidates, use_hq=fusion != "sam")
+    output = model.decode(features, prompts, candidates=CANDIDATES_OF[choice], use_hq=fusion != "sam")
     logits, iou = select_masks(output, multimask=False, fusion=fusion)
     if choice in ("all", "single"):
-        return [(logits, iou)]
-    score = output.iou
+        return logits, iou
+    score = iou
     if choice == "auto":
         few = (prompts.kinds != PAD).sum(1) <= 2
-        score = torch.where(few[:, None] == torch.tensor([False, True, True, True]), score, -torch.inf)
-    rows = torch.arange(len(prompts))
-    chosen = [score.argmax(1)] if exact else [torch.full_like(rows, index) for index in range(len(candidates))]
-    logits = logits.expand(-1, len(candidates), -1, -1)
-    return [(logits[rows, index][:, None], iou[rows, index][:, None]) for index in chosen]
-
-
-def _distance(
-    found: Sequence[NDArray[Any]],
-    logits: Tensor,
-    iou: Tensor,
-    frame: _Frame | None,
-) -> float:
-    expected = [logits, iou] if frame is None else [logits, iou, upscale_logits(logits, *frame)]
-    return max(_difference(a, b.numpy()) for a, b in zip(found, expected, strict=True))
+        score = torch.where(few[:, None] == torch.tensor([False, True, True, True]), iou, -torch.inf)
+    logits = logits.expand(-1, iou.shape[1], -1, -1)
+    if found is not None:
+        score = -(logits - torch.from_numpy(found)).abs().amax((2, 3))
+    rows, best = torch.arange(len(prompts)), score.argmax(1)
+    return logits[rows, best][:, None], iou[rows, best][:, None]
 
 
 def _difference(found: NDArray[Any], expected: NDArray[Any]) -> float:

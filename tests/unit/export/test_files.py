@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from hqsam.cli import main
 from hqsam.errors import DataError, ExportError
-from hqsam.export import MissingExtraError, OnnxPredictor, export_decoder, export_encoder, files
+from hqsam.export import MissingExtraError, OnnxPredictor, export_decoder, export_encoder, files, proof
 from hqsam.export.operators import operator_counts, require_portable
 from hqsam.export.predictor import _bilinear
 from hqsam.export.rewriting import PortableOperators
@@ -139,8 +139,13 @@ def test_a_missing_package_is_one_sentence(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_predictor_without_onnxruntime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_onnxruntime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    model = build_model(model_spec("hq_test_tiny"))
+    assert proof.prove_encoder(model, tmp_path / "encoder.onnx", ["image_embeddings"], "float32") is None
+    assert "was not compared with the model: ONNX files need onnxruntime" in caplog.text
+    with pytest.raises(MissingExtraError, match="need onnxruntime"):
+        export_decoder(model, tmp_path / "decoder.onnx", dtype="int8")
     with pytest.raises(MissingExtraError, match="need onnxruntime"):
         OnnxPredictor(tmp_path / "encoder.onnx", tmp_path / "decoder.onnx")
 
