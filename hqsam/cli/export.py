@@ -49,9 +49,9 @@ def export(
     """Write ONNX files, and prove them: onnxruntime must compute what the model computes, or no file appears.
 
     \b
-    hqsam export hq_vit_tiny.embedded --out onnx
-    hqsam export hq_vit_tiny.embedded --out onnx16 --dtype float16
-    hqsam export sam_vit_b.pth --out web --masks auto --full-size-masks
+    hqsam export hq_vit_tiny.embedded --out runs/onnx
+    hqsam export hq_vit_tiny.embedded --out runs/onnx16 --dtype float16
+    hqsam export sam_vit_b.pth --out runs/web --masks auto --full-size-masks
 
     docs/export.md says what the files take and give.
     """

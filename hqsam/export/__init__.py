@@ -2,9 +2,9 @@
 
 Example:
     >>> from hqsam.export import OnnxPredictor, export_decoder, export_encoder
-    >>> export_encoder(model, "onnx/encoder.onnx")  # doctest: +SKIP
-    >>> export_decoder(model, "onnx/decoder.onnx")  # doctest: +SKIP
-    >>> predictor = OnnxPredictor("onnx/encoder.onnx", "onnx/decoder.onnx")  # doctest: +SKIP
+    >>> export_encoder(model, "runs/onnx/encoder.onnx")  # doctest: +SKIP
+    >>> export_decoder(model, "runs/onnx/decoder.onnx")  # doctest: +SKIP
+    >>> predictor = OnnxPredictor("runs/onnx/encoder.onnx", "runs/onnx/decoder.onnx")  # doctest: +SKIP
 """
 
 from __future__ import annotations

@@ -55,8 +55,8 @@ def trace(
             names mean equal lengths.
         outputs: free dimensions of the outputs.
         opset: version of the operator set.
-        largest_constant: numbers of a tensor that is computed here because it depends on weights alone; larger ones
-            every runtime computes when it opens the file, which is then smaller.
+        largest_constant: numbers of a tensor that is computed here because it depends on constants alone; what is
+            larger, and larger than what it is computed from, every runtime computes when it opens the file.
 
     Raises:
         MissingExtraError: onnx or onnxscript is not installed.

@@ -33,8 +33,8 @@ OPSETS = (18, 23)
 DEFAULT_OPSET = 18
 
 _PROMPTS, _TOKENS = "num_prompts", "num_points"
-_LARGEST_WEIGHT = 2**19
-"""Of the decoder; the positions of the embedding's grid are larger and not worth a fifth of the file."""
+_LARGEST_CONSTANT = 2**18
+"""Of the decoder: the positions of the embedding's grid are larger, and would be a fifth of the file."""
 _EXAMPLE_PROMPTS, _EXAMPLE_TOKENS = 2, 3
 
 
@@ -146,7 +146,7 @@ def export_decoder(
     twin = exportable(model, dtype)
     graph = DecoderGraph(twin, fusion=chosen, masks=masks, published=interface == "published")
     outputs: dict[str, Axes] = {"low_res_masks": {0: _PROMPTS}, "iou_predictions": {0: _PROMPTS}}
-    proto = trace(graph, _decoder_inputs(twin, graph), outputs, opset, largest_constant=_LARGEST_WEIGHT)
+    proto = trace(graph, _decoder_inputs(twin, graph), outputs, opset, largest_constant=_LARGEST_CONSTANT)
     # every use of the flags broadcasts, so that one flag answers for all prompts
     _input(proto, "has_mask_input").type.tensor_type.shape.dim[0].dim_param = "num_flags"
     if full_size_masks:
