@@ -16,10 +16,10 @@ from torch.overrides import TorchFunctionMode
 
 
 class PortableOperators(TorchFunctionMode):
-    """Replace `fold` and fused attention by a convolution, and by matrix products and a softmax.
+    """Replace `fold`, `einsum` and fused attention by a convolution, by matrix products, and these with a softmax.
 
-    `fold` would become Col2Im, which TensorRT does not know; fused attention with a mask brings operators against rows
-    whose every key is masked, of which there are none here.
+    `fold` would become Col2Im, which TensorRT does not know, and `einsum` Einsum, which it knows in part; fused
+    attention with a mask brings operators against rows whose every key is masked, of which there are none here.
     """
 
     def __torch_function__(
@@ -77,6 +77,17 @@ def attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, 
     return out
 
 
+def einsum(equation: str, *operands: Tensor) -> Tensor:
+    """`torch.einsum` of a plain ViT's relative positions as matrix products; other equations stay what they are."""
+    rows, columns = "bhwc,hkc->bhwk", "bhwc,wkc->bhwk"
+    if equation.replace(" ", "") not in (rows, columns):
+        return torch.einsum(equation, *operands)
+    queries, positions = operands[0], operands[1].transpose(-2, -1)
+    if equation.replace(" ", "") == rows:
+        return queries @ positions
+    return (queries.transpose(1, 2) @ positions).transpose(1, 2)
+
+
 def expand(x: Tensor, *sizes: int) -> Tensor:
     """`Tensor.expand`; what has these sizes already is not copied, as ONNX's Expand would do."""
     same = (size == -1 or statically_known_true(size == own) for size, own in zip(sizes, x.shape, strict=False))
@@ -86,5 +97,6 @@ def expand(x: Tensor, *sizes: int) -> Tensor:
 _PORTABLE: dict[Any, Callable[..., Any]] = {
     F.fold: fold_3x3,
     F.scaled_dot_product_attention: attention,
+    torch.einsum: einsum,
     Tensor.expand: expand,
 }

@@ -43,6 +43,7 @@ def test_replaced_operators_compute_the_same() -> None:
     q, k, v = (torch.randn(2, 3, length, 4, generator=draw) for length in (5, 6, 6))
     keep = torch.tensor([[True] * 6, [True, False, True, False, True, True]])[:, None, None]
     bias = torch.randn(3, 5, 6, generator=draw)
+    maps, rows, columns = (torch.randn(shape, generator=draw) for shape in ((2, 3, 4, 5), (3, 7, 5), (4, 6, 5)))
 
     def compute() -> list[torch.Tensor]:
         return [
@@ -50,6 +51,9 @@ def test_replaced_operators_compute_the_same() -> None:
             F.scaled_dot_product_attention(q, k, v),
             F.scaled_dot_product_attention(q, k, v, attn_mask=keep),
             F.scaled_dot_product_attention(q, k, v, attn_mask=bias),
+            torch.einsum("bhwc,hkc->bhwk", maps, rows),
+            torch.einsum("bhwc,wkc->bhwk", maps, columns),
+            torch.einsum("bhwc,c->bhw", maps, rows[0, 0]),
             taps[:1].expand(4, -1, -1),
             taps.expand(2, -1, -1),
         ]
