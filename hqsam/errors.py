@@ -21,3 +21,7 @@ class OutputError(HqsamError, OSError):
 
 class DataError(HqsamError):
     """An image, a mask or a data set on disk is unusable; the message names the file."""
+
+
+class ExportError(HqsamError):
+    """A model cannot be exported, or the exported file computes something else than the model."""

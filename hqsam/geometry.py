@@ -6,15 +6,15 @@ new / old size, padding is at the bottom and on the right (segment-anything, `Re
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional as F
 
-_Coords = TypeVar("_Coords", NDArray[np.float64], Tensor)
+if TYPE_CHECKING:  # the NumPy path is for programs without torch too
+    from torch import Tensor
+
+_Coords = TypeVar("_Coords", NDArray[np.float64], "Tensor")
 
 
 def resized_hw(height: int, width: int, long_side: int) -> tuple[int, int]:
@@ -58,12 +58,14 @@ class ResizeLongestSide:
 
     def apply_image_torch(self, image: Tensor) -> Tensor:
         """(B, C, H, W) float -> (B, C, h, w) with max(h, w) = `target_length`."""
+        from torch.nn import functional as F
+
         size = self.get_preprocess_shape(image.shape[2], image.shape[3], self.target_length)
         return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
 
     def apply_coords_torch(self, coords: Tensor, original_size: tuple[int, ...]) -> Tensor:
         """(..., 2) xy tensor in pixels of the (H, W) original -> float32 points in the resized frame."""
-        return self._scale(coords.detach().clone().to(torch.float32), original_size)
+        return self._scale(coords.detach().clone().float(), original_size)
 
     def apply_boxes_torch(self, boxes: Tensor, original_size: tuple[int, ...]) -> Tensor:
         """(N, 4) XYXY tensor in pixels of the (H, W) original -> (N, 4) float32 in the resized frame."""

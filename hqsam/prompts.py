@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from hqsam.geometry import ResizeLongestSide, resized_hw
 from hqsam.models import Sam
+from hqsam.prompt_arrays import check_boxes, check_points, finite, require_any, shape_text
 from hqsam.types import Prompts
 
 MASK_LOGIT = 16.0
@@ -73,11 +73,10 @@ class PromptFrame:
             ValueError: no part, wrong shapes, NaN or infinite values, a box that is inverted or wholly outside, a mask
                 of another size or without a pixel.
         """
-        if all(part is None for part in (coords, labels, box, mask)):
-            raise ValueError("no prompt given: pass point_coords with point_labels, a box, or a mask_input")
-        boxes, many = self._boxes(box)
+        require_any(coords, labels, box, mask)
+        boxes, many = check_boxes(box, self.original_hw)
         lead = (1 if boxes is None else len(boxes),) if many else ()
-        points, kinds = self._points(coords, labels, lead)
+        points, kinds = check_points(coords, labels, lead)
         transform = ResizeLongestSide(self.image_size)
         prompts = Prompts.from_parts(
             None if points is None else _tensor(transform.apply_coords(points, self.original_hw)),
@@ -94,46 +93,6 @@ class PromptFrame:
             raise ValueError(f"a Prompt describes one object: its box has shape (4,), got {prompt.box!r}")
         return prompts
 
-    def _boxes(self, box: ArrayLike | None) -> tuple[NDArray[np.float64] | None, bool]:
-        if box is None:
-            return None, False
-        boxes = finite(box, "box")
-        many = boxes.ndim == 2
-        if boxes.shape != (4,) and (not many or boxes.shape[1] != 4 or len(boxes) == 0):
-            raise ValueError(f"box must have shape (4,) or (N, 4), XYXY pixels, got {boxes.shape}")
-        boxes = boxes.reshape(-1, 4)
-        height, width = self.original_hw
-        x0, y0, x1, y1 = boxes.T
-        for wrong, what in (
-            ((x1 < x0) | (y1 < y0), "inverted (x1 < x0 or y1 < y0)"),
-            ((x1 < 0) | (y1 < 0) | (x0 >= width) | (y0 >= height), f"outside the {width} x {height} image"),
-        ):
-            if wrong.any():
-                row = int(wrong.argmax())
-                raise ValueError(f"box {boxes[row].tolist()} is {what}; boxes are [x0, y0, x1, y1] in pixels")
-        return boxes, many
-
-    def _points(
-        self, coords: ArrayLike | None, labels: ArrayLike | None, lead: tuple[int, ...]
-    ) -> tuple[NDArray[np.float64] | None, NDArray[np.int64] | None]:
-        if (coords is None) != (labels is None):
-            raise ValueError("point_coords and point_labels come together: pass both or neither")
-        if coords is None or labels is None:
-            return None, None
-        points, kinds = finite(coords, "point_coords"), finite(labels, "point_labels")
-        if lead == (1,) and points.ndim == 2 and kinds.ndim == 1:  # beside one box, as programs for SAM pass them
-            points, kinds = points[None], kinds[None]
-        if points.ndim != len(lead) + 2 or points.shape[: len(lead)] != lead or points.shape[-1] != 2:
-            raise ValueError(f"point_coords must have shape {_shape(*lead, 'K', 2)}, xy pixels, got {points.shape}")
-        if kinds.shape != points.shape[:-1]:
-            raise ValueError(f"point_labels must have shape {points.shape[:-1]}, got {kinds.shape}")
-        if not np.isin(kinds, (-1, 0, 1)).all():
-            raise ValueError(
-                f"point_labels must be 1 (foreground), 0 (background) or -1 (ignored), got {kinds.tolist()}"
-            )
-        count = lead[0] if lead else 1
-        return points.reshape(count, -1, 2), kinds.reshape(count, -1).astype(np.int64)
-
     def _masks(self, mask: ArrayLike, lead: tuple[int, ...]) -> Tensor:
         array = np.asarray(mask)
         logits = np.issubdtype(array.dtype, np.floating)
@@ -145,7 +104,7 @@ class PromptFrame:
         expected = (*lead, 1, *self.mask_hw) if logits else (*lead, *self.original_hw)
         if array.shape != expected:
             what = "as logits" if logits else f"as a {array.dtype} mask of the image"
-            raise ValueError(f"mask_input must have shape {_shape(*expected)} {what}, got {array.shape}")
+            raise ValueError(f"mask_input must have shape {shape_text(*expected)} {what}, got {array.shape}")
         if logits:
             return _tensor(finite(array, "mask_input").reshape(-1, 1, *self.mask_hw))
         return torch.stack([mask_to_logits(m, self.mask_hw) for m in array.reshape(-1, *self.original_hw)])
@@ -192,25 +151,6 @@ def as_prompts(prompts: Prompt | Iterable[Prompt]) -> list[Prompt]:
     return listed
 
 
-def finite(values: ArrayLike, name: str) -> NDArray[np.float64]:
-    """The values as float64.
-
-    Raises:
-        ValueError: not numbers, NaN or infinite; the message begins with `name`.
-    """
-    try:
-        array = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be an array of numbers, got {values!r}") from error
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} must be finite, got NaN or infinity in {array.tolist() if array.size < 20 else name}")
-    return array
-
-
 def _tensor(array: NDArray[np.float64]) -> Tensor:
     """In float32 before any device sees it: some have no float64."""
     return torch.from_numpy(array.astype(np.float32))
-
-
-def _shape(*sides: Any) -> str:
-    return f"({', '.join(map(str, sides))})" if len(sides) != 1 else f"({sides[0]},)"

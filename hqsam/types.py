@@ -90,7 +90,7 @@ class Prompts:
             )
         for name in ("masks", "has_mask", "image_index", "tokens", "has_tokens"):
             value = getattr(self, name)
-            if value is not None and len(value) != len(self.coords):
+            if value is not None and value.shape[0] != self.coords.shape[0]:  # not len(): it fixes traced shapes
                 raise ValueError(f"{name} must have one row for each of {len(self.coords)} prompts, got {len(value)}")
         if self.masks is not None and (self.masks.ndim != 4 or self.masks.shape[1] != 1):
             raise ValueError(f"mask prompts must have shape (N, 1, h, w), got {tuple(self.masks.shape)}")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .pth, .pt or .safetensors file.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .pth, .pt, .safetensors or exported .onnx file.")],
     as_json: JsonFlag = False,
 ) -> None:
     """Say what a checkpoint holds: layout, variant, trained HQ head, score head, tensors, number type, size, metadata.
@@ -23,6 +23,9 @@ def inspect(
     \b
     hqsam inspect sam_hq_vit_l.pth
     """
+    if file.suffix == ".onnx":
+        _show_exported(file, as_json)
+        return
     from hqsam.checkpoints import inspect_checkpoint
 
     info = inspect_checkpoint(file)
@@ -33,6 +36,19 @@ def inspect(
     typer.echo(f"{info.path}: {info.title}")
     for name, value in rows.items():
         if name != "path" and value not in (None, {}):
+            typer.echo(f"  {name.replace('_', ' '):<20}{_words(value)}")
+
+
+def _show_exported(file: Path, as_json: bool) -> None:
+    from hqsam.export.files import describe_exported
+
+    rows = describe_exported(file)
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    typer.echo(f"{file}: ONNX, {rows.get('part', 'not exported by hqsam')}")
+    for name, value in rows.items():
+        if name not in ("path", "part") and value not in ("", {}):
             typer.echo(f"  {name.replace('_', ' '):<20}{_words(value)}")
 
 

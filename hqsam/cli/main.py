@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from hqsam import __version__
-from hqsam.cli import auto, check_data, compare, convert, engine, inspect, models, predict
+from hqsam.cli import auto, check_data, compare, convert, engine, export, inspect, models, predict
 from hqsam.cli.options import HELP_SETTINGS
 
 BAD_INPUT = 2
@@ -31,6 +31,7 @@ app.command("evaluate", context_settings=HELP_SETTINGS)(engine.evaluate)
 app.command("check-data", context_settings=HELP_SETTINGS)(check_data.check_data)
 app.command("inspect", context_settings=HELP_SETTINGS)(inspect.inspect)
 app.command("convert", context_settings=HELP_SETTINGS)(convert.convert)
+app.command("export", context_settings=HELP_SETTINGS)(export.export)
 app.add_typer(models.app, name="models")
 
 

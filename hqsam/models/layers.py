@@ -6,7 +6,6 @@ transposed convolution is one matrix product, and the mask is a product of the f
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -99,7 +98,8 @@ def conv3x3_dot(conv: nn.Conv2d, x: Tensor, weights: Tensor) -> Tensor:
         (N, 1, H, W).
     """
     n, h, w, c = x.shape
-    kernel = torch.einsum("nd,dcyx->nyxc", weights, conv.weight.flip((2, 3))).reshape(n, 9, c)
+    flipped = conv.weight.flip((2, 3)).permute(0, 2, 3, 1).flatten(1)  # (D, 9C)
+    kernel = (weights @ flipped).view(n, 9, c)
     taps = kernel @ x.reshape(n, h * w, c).transpose(1, 2)  # (N, 9, HW)
     out = F.fold(taps, (h, w), kernel_size=3, padding=1)
     if conv.bias is None:

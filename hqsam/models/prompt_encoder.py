@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from hqsam.models.layers import LayerNorm2d
 from hqsam.types import NEGATIVE, PAD, Prompts
@@ -97,7 +98,7 @@ class PromptEncoder(nn.Module):
         padding = torch.zeros_like(self.not_a_point.weight)
         points = [embedding.weight for embedding in self.point_embeddings if isinstance(embedding, nn.Embedding)]
         table = torch.cat([padding, self.not_a_point.weight, *points])
-        return torch.where((kinds >= NEGATIVE)[..., None], positions, 0.0) + table[kinds - PAD]
+        return torch.where((kinds >= NEGATIVE)[..., None], positions, 0.0) + F.embedding(kinds - PAD, table)
 
     def embed_dense(self, prompts: Prompts) -> Tensor:
         """The map that is added to the image embedding.

@@ -20,6 +20,7 @@ COMMANDS = [
     "check-data",
     "inspect",
     "convert",
+    "export",
     "models",
     "models list",
     "models download",

@@ -1,0 +1,226 @@
+"""Export a model's encoder and decoder to ONNX files that are proved against the model before they appear."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from hqsam.errors import ExportError
+from hqsam.export.conversion import DTYPES, Axes, ExportDtype, add_full_size_masks, exportable, to_int8, trace
+from hqsam.export.extra import import_extra
+from hqsam.export.files import write_graph
+from hqsam.export.graphs import MASKS, DecoderGraph, EncoderGraph, Masks, image_inputs
+from hqsam.export.operators import operator_counts, require_portable
+from hqsam.export.proof import prove_decoder, prove_encoder
+from hqsam.features import weights_fingerprint
+from hqsam.models import Sam
+from hqsam.models.encoders import STRIDE
+from hqsam.types import Fusion
+
+Interface = Literal["hqsam", "published"]
+"""What passes from the encoder to the decoder of an HQ model: `hq_features`, computed once per picture, or the
+`interm_embeddings` of HQ-SAM's own export, with which each prompt computes them again."""
+
+OPSETS = (18, 23)
+"""Lowest and highest version of the operator set."""
+DEFAULT_OPSET = 18
+
+_PROMPTS, _TOKENS = "num_prompts", "num_points"
+_LARGEST_CONSTANT = 2**18
+"""Of the decoder: the positions of the embedding's grid are larger, and would be a fifth of the file."""
+_EXAMPLE_PROMPTS, _EXAMPLE_TOKENS = 2, 3
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    """What was written.
+
+    Attributes:
+        path: the file; weights beyond 2 GB are beside it, in a file of the same name with `.data` at its end.
+        size_bytes: of both.
+        operators: how often each operator occurs.
+        metadata: what the file says about itself.
+        difference: the largest difference from the model relative to its largest magnitude, over all outputs and two
+            aspect ratios; None where onnxruntime is not installed and nothing was compared.
+    """
+
+    path: Path
+    size_bytes: int
+    operators: Mapping[str, int]
+    metadata: Mapping[str, str]
+    difference: float | None
+
+
+def export_encoder(
+    model: Sam,
+    path: str | PathLike[str],
+    *,
+    dtype: ExportDtype = "float32",
+    fusion: Fusion | None = None,
+    interface: Interface = "hqsam",
+    opset: int = DEFAULT_OPSET,
+    name: str = "",
+) -> ExportedFile:
+    """Write the image encoder, with preprocessing, as an ONNX file.
+
+    Input `image` (B, height, width, 3) uint8 RGB: pictures resized so that their long side is the model's input size.
+    Outputs in float32: `image_embeddings` (B, 256, h, w), and with HQ `hq_features` (B, 32, 4h, 4w).
+
+    Args:
+        model: on any device, in any number type.
+        path: ends with `.onnx`; an old file is replaced once the new one is complete and proved.
+        dtype: of the weights and the arithmetic; "int8" is dynamic quantisation of large matrix products.
+        fusion: what the decoder will make; "sam" needs no HQ features. None is the model's default.
+        interface: "published" writes HQ-SAM's `interm_embeddings` (1, B, h, w, C) in place of `hq_features`.
+        opset: version of the operator set.
+        name: the model's name, for the metadata.
+
+    Raises:
+        MissingExtraError: onnx or onnxscript is not installed.
+        ExportError: impossible options; a graph with operators that runtimes refuse; a file that differs from the
+            model. Nothing is written then.
+        ValueError: a fusion that the model cannot do.
+    """
+    path = _checked(path, dtype, interface, opset)
+    chosen = model.resolve_fusion(fusion)
+    use_hq, published = chosen != "sam", interface == "published"
+    twin, side = exportable(model, dtype), model.image_size
+    graph = EncoderGraph(twin, use_hq=use_hq, published=published)
+    example = torch.zeros((2, side * 3 // 4, side // 2, 3), dtype=torch.uint8)
+    outputs: dict[str, Axes] = {
+        output: {1: "batch"} if output == "interm_embeddings" else {0: "batch"} for output in graph.output_names
+    }
+    proto = trace(graph, {"image": (example, {0: "batch", 1: "height", 2: "width"})}, outputs, opset)
+    about = _about(model, model=name, part="encoder", dtype=dtype, fusion=chosen, interface=interface, opset=str(opset))
+    return _finish(proto, path, dtype, about, lambda file: prove_encoder(model, file, graph.output_names, dtype))
+
+
+def export_decoder(
+    model: Sam,
+    path: str | PathLike[str],
+    *,
+    dtype: ExportDtype = "float32",
+    fusion: Fusion | None = None,
+    masks: Masks = "all",
+    full_size_masks: bool = False,
+    interface: Interface = "hqsam",
+    opset: int = DEFAULT_OPSET,
+    name: str = "",
+) -> ExportedFile:
+    """Write the prompt encoder and the mask decoder as an ONNX file, for N prompts of one picture.
+
+    Inputs in float32, with the names and the meaning of SAM's own export: `image_embeddings` (1, 256, h, w),
+    `hq_features` (1, 32, 4h, 4w) with HQ, `point_coords` (N, K, 2) xy in pixels of the resized picture, `point_labels`
+    (N, K): 1 inside, 0 outside, 2 and 3 box corners, -1 SAM's padding token, -2 filler that takes no part;
+    `mask_input` (N, 1, 4h, 4w) logits, `has_mask_input` (N,) or (1,). Outputs: `low_res_masks` (N, M, 4h, 4w) logits
+    and `iou_predictions` (N, M).
+
+    Args:
+        model: as in `export_encoder`.
+        path: as in `export_encoder`.
+        dtype: as in `export_encoder`.
+        fusion: "sum", "hq" or "sam"; None is the model's default.
+        masks: "all", SAM's candidates 0 to 3, of which 0 answers clear prompts and 1 to 3 ambiguous ones; "single",
+            candidate 0; "best", the best-scored of 1 to 3; "auto", as SAM's export with `--return-single-mask`: the
+            best of 1 to 3 for prompts of one or two tokens, else 0. `fusion="hq"` has one mask in any case, beside the
+            scores of these.
+        full_size_masks: also read `orig_im_size` (2,), height and width, and return `masks` (N, M, H, W) logits.
+        interface: "published" reads HQ-SAM's `interm_embeddings` (1, 1, h, w, C) in place of `hq_features`.
+        opset: version of the operator set.
+        name: the model's name, for the metadata.
+
+    Raises:
+        MissingExtraError, ExportError, ValueError: as in `export_encoder`.
+    """
+    path = _checked(path, dtype, interface, opset)
+    if masks not in MASKS:
+        raise ExportError(f"masks must be one of {MASKS}, got {masks!r}")
+    chosen = model.resolve_fusion(fusion)
+    twin = exportable(model, dtype)
+    graph = DecoderGraph(twin, fusion=chosen, masks=masks, published=interface == "published")
+    outputs: dict[str, Axes] = {"low_res_masks": {0: _PROMPTS}, "iou_predictions": {0: _PROMPTS}}
+    proto = trace(graph, _decoder_inputs(twin, graph), outputs, opset, largest_constant=_LARGEST_CONSTANT)
+    # every use of the flags broadcasts, so that one flag answers for all prompts
+    _input(proto, "has_mask_input").type.tensor_type.shape.dim[0].dim_param = "num_flags"
+    if full_size_masks:
+        add_full_size_masks(proto, model.image_size)
+    about = _about(
+        model,
+        model=name,
+        part="decoder",
+        dtype=dtype,
+        fusion=chosen,
+        interface=interface,
+        opset=str(opset),
+        masks=masks,
+    )
+    return _finish(proto, path, dtype, about, lambda file: prove_decoder(model, file, graph, full_size_masks, dtype))
+
+
+def _decoder_inputs(model: Sam, graph: DecoderGraph) -> dict[str, tuple[Tensor, Axes]]:
+    """An example of each input and its free dimensions."""
+    grid = model.image_size // STRIDE
+    early = int(model.image_encoder.early_channels)  # type: ignore[arg-type]
+    of_image = {"hq_features": (1, 32, 4 * grid, 4 * grid), "interm_embeddings": (1, 1, grid, grid, early)}
+    inputs: dict[str, tuple[Tensor, Axes]] = {"image_embeddings": (torch.zeros(1, 256, grid, grid), {})}
+    for name in image_inputs(graph.fusion != "sam", graph.published):
+        inputs[name] = (torch.zeros(of_image[name]), {})
+    n, k = _EXAMPLE_PROMPTS, _EXAMPLE_TOKENS
+    inputs["point_coords"] = (torch.zeros(n, k, 2), {0: _PROMPTS, 1: _TOKENS})
+    inputs["point_labels"] = (torch.ones(n, k), {0: _PROMPTS, 1: _TOKENS})
+    inputs["mask_input"] = (torch.zeros(n, 1, 4 * grid, 4 * grid), {0: _PROMPTS})
+    inputs["has_mask_input"] = (torch.zeros(n), {0: _PROMPTS})
+    return inputs
+
+
+def _input(proto: Any, name: str) -> Any:
+    return next(value for value in proto.graph.input if value.name == name)
+
+
+def _checked(path: str | PathLike[str], dtype: str, interface: str, opset: int) -> Path:
+    path = Path(path)
+    if path.suffix != ".onnx" or path.is_dir():
+        raise ExportError(f"an ONNX file ends with .onnx, got {path}")
+    if dtype not in DTYPES:
+        raise ExportError(f"dtype must be one of {DTYPES}, got {dtype!r}")
+    if dtype == "int8":
+        import_extra("onnxruntime")
+    if interface not in get_args(Interface):
+        raise ExportError(f"interface must be one of {get_args(Interface)}, got {interface!r}")
+    if not OPSETS[0] <= opset <= OPSETS[1]:
+        raise ExportError(f"opset must be {OPSETS[0]} ... {OPSETS[1]}, got {opset}")
+    return path
+
+
+def _about(sam: Sam, **entries: str) -> dict[str, str]:
+    entries |= {
+        "version": _version(),
+        "image_size": str(sam.image_size),
+        "mask_threshold": str(sam.mask_threshold),
+        "weights": weights_fingerprint(sam),
+    }
+    return {f"hqsam.{key}": value for key, value in entries.items()}
+
+
+def _version() -> str:
+    try:
+        return version("hqsam")
+    except PackageNotFoundError:  # the source tree alone
+        return "unknown"
+
+
+def _finish(proto: Any, path: Path, dtype: ExportDtype, about: Mapping[str, str], prove: Any) -> ExportedFile:
+    """Quantise if that is wanted, check the operators, describe, write and prove."""
+    if dtype == "int8":
+        proto = to_int8(proto)
+    require_portable(proto, int8=dtype == "int8")
+    operators = operator_counts(proto)
+    size, difference = write_graph(proto, path, about, prove)
+    return ExportedFile(path, size, operators, dict(about), difference)
