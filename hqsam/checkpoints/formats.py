@@ -14,8 +14,9 @@ from torch import Tensor
 
 from hqsam.checkpoints.foreign import Naming, to_official
 from hqsam.checkpoints.official import Family, Part, family_of, listing, part_of, translate_official
-from hqsam.checkpoints.reading import ADAPTED, TensorFile, is_adapter, read_file
+from hqsam.checkpoints.reading import ADAPTED, HEAD, TensorFile, is_adapter, read_file
 from hqsam.errors import CheckpointError
+from hqsam.models import FULL_HEAD, head_name, head_title
 from hqsam.types import FUSIONS, Fusion
 
 Layout = Literal[
@@ -136,6 +137,7 @@ class CheckpointInfo:
         size_bytes: size of the file.
         metadata: the string map of a safetensors file; step, epoch and model of a training state.
         head_trained: False where the HQ head is as it was initialised, None without a head.
+        head: what the head is made of: "early+final+mask" is the published one, see `hqsam.models.heads`; None without.
     """
 
     path: Path
@@ -149,6 +151,7 @@ class CheckpointInfo:
     size_bytes: int
     metadata: Mapping[str, str] = field(default_factory=dict)
     head_trained: bool | None = None
+    head: str | None = None
 
     @property
     def recommended_fusion(self) -> Fusion | None:
@@ -163,7 +166,8 @@ class CheckpointInfo:
     def title(self) -> str:
         """A phrase for messages, such as "plain SAM (ViT-L)"."""
         variant = f" ({_TITLES.get(self.variant, self.variant)})" if self.variant else ""
-        return _LAYOUT_TITLES[self.layout] + variant
+        reduced = f" with {head_title(self.head)}" if self.head not in (None, FULL_HEAD) else ""
+        return _LAYOUT_TITLES[self.layout] + variant + reduced
 
 
 @dataclass(frozen=True)
@@ -253,6 +257,7 @@ def recognise(file: TensorFile) -> Checkpoint:
         size_bytes=file.size_bytes,
         metadata=file.metadata,
         head_trained=_head_trained(official) if "head" in parts else None,
+        head=_head(file) if "head" in parts else None,
     )
     return Checkpoint(info, official, found.naming, architecture, early)
 
@@ -322,14 +327,26 @@ def _early_channels(official: Mapping[str, Tensor]) -> int | None:
     return None if first is None or first.ndim == 0 else first.shape[0]
 
 
+def _head(file: TensorFile) -> str:
+    """What a file with a head says that it is; whether its tensors are those is found by whoever needs them."""
+    try:
+        return head_name(file.metadata.get(HEAD, FULL_HEAD))
+    except ValueError as error:
+        raise CheckpointError(f"{file.path}: its {HEAD} is unknown to this version: {error}") from error
+
+
 def _head_trained(official: Mapping[str, Tensor]) -> bool:
-    """Whether any norm of the head differs from 1 and 0, where it starts and where no training step leaves it."""
-    for norm in _HEAD_NORMS:
+    """Whether any norm of the head differs from 1 and 0, where it starts and where no training step leaves it.
+
+    Of a head without any norm nothing can be said; it counts as trained.
+    """
+    norms = [norm for norm in _HEAD_NORMS if any(name.startswith(f"mask_decoder.{norm}") for name in official)]
+    for norm in norms:
         weight, bias = (official.get(f"mask_decoder.{norm}.{p}") for p in ("weight", "bias"))
         for tensor, start in ((weight, 1.0), (bias, 0.0)):
             if tensor is None or tensor.is_meta or not bool((tensor == start).all()):
                 return True
-    return False
+    return not norms
 
 
 def _variant_of_head(early_channels: int | None) -> str | None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hqsam.models.heads import name_of_head
 from hqsam.models.hq_decoder import HQMaskDecoder
 from hqsam.models.mask_decoder import DecoderInput, MaskDecoder
 from hqsam.models.prompt_encoder import PromptEncoder
@@ -67,6 +68,11 @@ class Sam(nn.Module):
     def has_hq(self) -> bool:
         """Whether the model has an HQ head."""
         return isinstance(self.mask_decoder, HQMaskDecoder)
+
+    @property
+    def head(self) -> str | None:
+        """Name of the head: "early+final+mask" is the published one, see `hqsam.models.heads`; None of a plain SAM."""
+        return name_of_head(self.mask_decoder.head) if isinstance(self.mask_decoder, HQMaskDecoder) else None
 
     @property
     def image_size(self) -> int:
@@ -188,10 +194,13 @@ class Sam(nn.Module):
         return ((x.to(dtype) - self.pixel_mean.to(dtype)) / self.pixel_std.to(dtype)).to(self.dtype)
 
     def hq_features(self, features: ImageFeatures) -> Tensor:
-        """The image-only part of the HQ fusion, to be computed once per image: (B, 32, 4h, 4w)."""
+        """The image-only part of the HQ fusion, to be computed once per image: (B, 32, 4h, 4w).
+
+        (B, 0, 4h, 4w) for a head that fuses neither feature of the encoder.
+        """
         if not isinstance(self.mask_decoder, HQMaskDecoder):
             raise ValueError("this is a plain SAM without an HQ head; build an hq_ model for HQ features")
-        return self.mask_decoder.head.image_feature(self._cast(features))
+        return self.mask_decoder.image_feature(self._cast(features))
 
     def decode(
         self,

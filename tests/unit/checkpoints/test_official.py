@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -46,9 +47,11 @@ def test_names_go_back_and_forth(model: nn.Module) -> None:
 
 def test_every_rule_is_used_by_a_model() -> None:
     used = set()
-    for name in NAMES:
+    specs = [model_spec(name) for name in NAMES]
+    specs += [replace(model_spec("hq_test_tiny"), head=head) for head in ("sam_token", "sam_decoder")]
+    for spec in specs:
         with torch.device("meta"):
-            official = official_state_dict(build_model(model_spec(name)))
+            official = official_state_dict(build_model(spec))
         keys = official_keys(family_of(official))
         used |= {rule for rule in keys.rules for key in official if rule.apply(key)}
     assert {rule for family in ("vit", "tiny") for rule in official_keys(family).rules} == used
