@@ -107,10 +107,10 @@ def select_records(
 
 
 def take_images(records: Sequence[ImageRecord], count: int) -> list[ImageRecord]:
-    """A part of some images, the same on every machine, each source as frequent in it as in the whole.
+    """A part of some images, the same on every machine, each source about as frequent as in the whole.
 
     Images of a source are ordered by a hash of their keys and the sources dealt evenly: a smaller part is inside every
-    larger one.
+    larger one, and no source is left out where there is an image for each.
 
     Args:
         records: from one or several data sets.
@@ -130,7 +130,7 @@ def take_images(records: Sequence[ImageRecord], count: int) -> list[ImageRecord]
         by_source.setdefault(record.source, []).append((digest, index))
     order = []
     for members in by_source.values():
-        order += [((rank + 0.5) / len(members), *member) for rank, member in enumerate(sorted(members))]
+        order += [(rank / len(members), *member) for rank, member in enumerate(sorted(members))]
     chosen = {index for _, _, index in sorted(order)[:count]}
     return [record for index, record in enumerate(records) if index in chosen]
 
