@@ -40,6 +40,11 @@ def test_more_than_there_are_is_all() -> None:
     assert select_records(RECORDS, sources=["c"], max_images=1000) == RECORDS[90:]
 
 
+def test_fewer_than_sources() -> None:
+    assert {record.source for record in take_images(RECORDS, 3)} == {"a", "b", "c"}
+    assert len({record.source for record in take_images(RECORDS, 2)}) == 2
+
+
 def test_none_is_refused() -> None:
     with pytest.raises(ValueError, match="max_images must be at least 1 or None, got 0"):
         select_records(RECORDS, max_images=0)
