@@ -11,7 +11,7 @@ from typing import get_args
 
 from torch import Tensor, nn
 
-from hqsam.models.hq_decoder import HeadFeature, HQHead
+from hqsam.models.hq_decoder import HeadFeature, HQHead, SamCopy
 from hqsam.models.layers import MLP
 from hqsam.models.mask_decoder import DecoderInput, MaskDecoder, mask_product
 
@@ -25,7 +25,7 @@ _TITLES = {
 }
 
 
-class SamTokenHead(nn.Module):
+class SamTokenHead(SamCopy):
     """SAM's token of the single mask and its MLP, copied to be tuned; the rest of the decoder is SAM's, shared."""
 
     def __init__(self, dim: int = 256) -> None:
@@ -44,7 +44,7 @@ class SamTokenHead(nn.Module):
         return mask_product(self.sam_mlp(output.mask_tokens[:, 0])[:, None], output.mask_feature)
 
 
-class SamDecoderHead(nn.Module):
+class SamDecoderHead(SamCopy):
     """All of SAM's decoder that its single mask depends on, copied to be tuned."""
 
     def __init__(self, dim: int = 256) -> None:
@@ -65,10 +65,7 @@ class SamDecoderHead(nn.Module):
         return mask_product(self.decoder.hypernetworks[0](output.mask_tokens[:, 0])[:, None], output.mask_feature)
 
 
-_COPIES: dict[str, type[SamTokenHead] | type[SamDecoderHead]] = {
-    "sam_token": SamTokenHead,
-    "sam_decoder": SamDecoderHead,
-}
+_COPIES: dict[str, type[SamTokenHead | SamDecoderHead]] = {"sam_token": SamTokenHead, "sam_decoder": SamDecoderHead}
 
 
 def head_name(name: str) -> str:
@@ -94,14 +91,14 @@ def head_title(name: str) -> str:
     return "an HQ head" if name == FULL_HEAD else f"an HQ head that fuses only {' and '.join(name.split('+'))}"
 
 
-def name_of_head(head: nn.Module) -> str:
+def name_of_head(head: HQHead | SamCopy) -> str:
     """The name of a head that was built."""
     if isinstance(head, HQHead):
         return "+".join(head.features) or TOKEN_HEAD
     return next(name for name, kind in _COPIES.items() if isinstance(head, kind))
 
 
-def build_head(name: str, early_channels: int) -> HQHead | SamTokenHead | SamDecoderHead:
+def build_head(name: str, early_channels: int) -> HQHead | SamCopy:
     """Build a head with random weights.
 
     Args:

@@ -6,7 +6,7 @@ Shape legend: B images, N prompts over all images, C = 256 channels, (h, w) the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -110,14 +110,16 @@ def no_image_feature(features: ImageFeatures) -> Tensor:
     return features.image_embedding.new_zeros((count, 0, 4 * height, 4 * width))
 
 
-class SamCopy(Protocol):
+class SamCopy(nn.Module):
     """Parts of SAM's decoder that are tuned apart from it, in the place of an HQ head (`hqsam.models.heads`)."""
 
     def start_from(self, trunk: MaskDecoder) -> None:
         """Begin as a copy of SAM's."""
+        raise NotImplementedError
 
     def logits(self, trunk: MaskDecoder, inputs: DecoderInput) -> Tensor:
         """(N, 1, 4h, 4w) logits of the tuned single mask."""
+        raise NotImplementedError
 
 
 class HQMaskDecoder(nn.Module):
@@ -128,7 +130,7 @@ class HQMaskDecoder(nn.Module):
         head: from `hqsam.models.heads.build_head`; a copy begins as SAM's parts are now.
     """
 
-    def __init__(self, trunk: MaskDecoder, head: nn.Module) -> None:
+    def __init__(self, trunk: MaskDecoder, head: HQHead | SamCopy) -> None:
         super().__init__()
         self.trunk = trunk
         self.head = head
@@ -136,12 +138,12 @@ class HQMaskDecoder(nn.Module):
 
     def start_head(self) -> None:
         """Let a tuned copy of SAM's parts begin as these are now; an HQ head begins with random weights."""
-        if not isinstance(self.head, HQHead):
-            self.head.start_from(self.trunk)  # type: ignore[operator]
+        if isinstance(self.head, SamCopy):
+            self.head.start_from(self.trunk)
 
     def image_feature(self, features: ImageFeatures) -> Tensor:
         """See `HQHead.image_feature`; (B, 0, 4h, 4w) of a copy."""
-        return self.head.image_feature(features) if isinstance(self.head, HQHead) else no_image_feature(features)
+        return no_image_feature(features) if isinstance(self.head, SamCopy) else self.head.image_feature(features)
 
     def forward(self, inputs: DecoderInput, image_feature: Tensor, candidates: Sequence[int] = (0,)) -> DecoderOutput:
         """SAM's candidates and the HQ mask, of an HQ head from one transformer pass.
@@ -154,8 +156,8 @@ class HQMaskDecoder(nn.Module):
         Returns:
             SAM logits (N, M, 4h, 4w), HQ logits (N, 1, 4h, 4w), IoU (N, M).
         """
-        if not isinstance(self.head, HQHead):
-            return self._with_copy(self.head, inputs, candidates)  # type: ignore[arg-type]
+        if isinstance(self.head, SamCopy):
+            return self._with_copy(self.head, inputs, candidates)
         trunk = self.trunk.run(inputs, self.head.token.weight)
         sam_logits, iou = self.trunk.masks(trunk, candidates)
         if inputs.image_index is not None:

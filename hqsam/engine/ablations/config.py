@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from omegaconf import OmegaConf
 
 from hqsam.engine.config import MISSING, load_config, setting
-from hqsam.engine.evaluation.config import EvalConfig
+from hqsam.engine.evaluation.config import EvalConfig, EvalModelConfig
 from hqsam.engine.train_config import TrainConfig
 from hqsam.errors import ConfigError, HqsamError
 from hqsam.models import head_name
@@ -123,9 +123,9 @@ def _problems_of_names(config: AblationConfig) -> Iterator[str]:
 
 def _join(name: str, folder: Path, train: TrainConfig, evaluated: Mapping[str, EvalConfig]) -> Variant:
     exported = str(folder / "train" / "model.safetensors")
-    model = {"name": train.model.name.partition(".")[0], "checkpoint": exported}
+    model = EvalModelConfig(name=train.model.name.partition(".")[0], checkpoint=exported)
     evaluations = {
-        title: replace(config, output_dir=str(folder / folder_name(title)), model=replace(config.model, **model))
+        title: replace(config, output_dir=str(folder / folder_name(title)), model=model)
         for title, config in evaluated.items()
     }
     return Variant(name, folder, train, evaluations)

@@ -47,7 +47,7 @@ def format_table(results: Sequence[Result], missing: Sequence[str], model: str) 
         *_means(results, titles),
     ]
     if missing:
-        lines += ["", f"Not finished: {', '.join(missing)}."]
+        lines += ["", f"Not finished: {'; '.join(missing)}."]
     for title in titles:
         lines += ["", f"## {title}", "", *_protocols(results, title), "", *_sets(results, title)]
     return "\n".join(lines) + "\n"
