@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from hqsam.checkpoints import inspect_checkpoint
+from hqsam.checkpoints import inspect_checkpoint, load_checkpoint, official_state_dict
 from hqsam.cli import main
 from hqsam.engine.ablations import running
 from hqsam.engine.ablations.config import AblationConfig, plan_variants
@@ -51,6 +51,20 @@ def test_a_head_trains_is_exported_and_answers_as_before(head: str, data: Path, 
             assert torch.equal(a, b)
 
 
+def test_a_part_of_the_head_and_the_decoder_train_together(data: Path, tmp_path: Path) -> None:
+    scope = ["model.head=final+mask", "model.trained=hq+decoder"]
+    run = open_run(
+        make_config(data, tmp_path, *scope, "loop.max_steps=1", f"data.val=[{data}]", "data.val_per_source=1")
+    )
+    assert finish(run)
+    best = tmp_path / "checkpoints" / "best.safetensors"
+    assert (inspect_checkpoint(best).layout, inspect_checkpoint(best).head) == ("hq_decoder", "final+mask")
+    model = create_model("hq_test_tiny", device="cpu", head="final+mask")
+    load_checkpoint(model, best)
+    expected = official_state_dict(run.trainer.model, "hq_decoder")
+    assert all(torch.equal(tensor, expected[key]) for key, tensor in official_state_dict(model, "hq_decoder").items())
+
+
 def test_a_state_of_another_head_is_refused(data: Path, tmp_path: Path) -> None:
     run = open_run(make_config(data, tmp_path, "model.head=token"))
     state = run.states.save(run.trainer)
@@ -90,6 +104,7 @@ def never(*args: object, **kwargs: object) -> object:
     raise AssertionError("this was done already")
 
 
+@pytest.mark.slow
 def test_a_whole_ablation(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = configure(data, tmp_path)
     first = ablate(config, only=["full, 3 images"])
