@@ -14,9 +14,9 @@ from torch import Tensor
 
 from hqsam.checkpoints.foreign import Naming, to_official
 from hqsam.checkpoints.official import Family, Part, family_of, listing, part_of, translate_official
-from hqsam.checkpoints.reading import ADAPTED, HEAD, TensorFile, is_adapter, read_file
+from hqsam.checkpoints.reading import ADAPTED, TensorFile, is_adapter, known_head, read_file
 from hqsam.errors import CheckpointError
-from hqsam.models import FULL_HEAD, head_name, head_title
+from hqsam.models import FULL_HEAD, head_title
 from hqsam.types import FUSIONS, Fusion
 
 Layout = Literal[
@@ -257,7 +257,7 @@ def recognise(file: TensorFile) -> Checkpoint:
         size_bytes=file.size_bytes,
         metadata=file.metadata,
         head_trained=_head_trained(official) if "head" in parts else None,
-        head=_head(file) if "head" in parts else None,
+        head=(known_head(file.metadata, file.path) or FULL_HEAD) if "head" in parts else None,
     )
     return Checkpoint(info, official, found.naming, architecture, early)
 
@@ -325,14 +325,6 @@ def is_statistic(official_name: str) -> bool:
 def _early_channels(official: Mapping[str, Tensor]) -> int | None:
     first = official.get("mask_decoder.compress_vit_feat.0.weight")
     return None if first is None or first.ndim == 0 else first.shape[0]
-
-
-def _head(file: TensorFile) -> str:
-    """What a file with a head says that it is; whether its tensors are those is found by whoever needs them."""
-    try:
-        return head_name(file.metadata.get(HEAD, FULL_HEAD))
-    except ValueError as error:
-        raise CheckpointError(f"{file.path}: its {HEAD} is unknown to this version: {error}") from error
 
 
 def _head_trained(official: Mapping[str, Tensor]) -> bool:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from hqsam.checkpoints.official import listing
 from hqsam.errors import CheckpointError
-from hqsam.models import FULL_HEAD
+from hqsam.models import FULL_HEAD, head_name
 
 # Where training programs put the weights inside a dictionary of many things; "head" is that of our training states.
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "net", "head")
@@ -112,16 +112,29 @@ def read_head(path: str | PathLike[str]) -> str | None:
     """What a file says about its head; None where it says nothing, as files of the published one do.
 
     Raises:
-        CheckpointError: see `read_tensors`.
+        CheckpointError: see `read_tensors`; or there is no such head.
     """
     path = Path(path)
     kind = _kind(path)
     if kind == "safetensors":
-        return _read_strings(path).get(HEAD)
+        with _open_safetensors(path) as file:
+            return known_head(file.metadata() or {}, path)
     loaded = _read_pickled(path, kind) if kind == "zip" else None  # our training states, which are mapped, not read
     if not isinstance(loaded, Mapping) or loaded.get("format") != TRAINING_STATE:
         return None
-    return _describe_state(loaded).get(HEAD)
+    return known_head(_describe_state(loaded), path)
+
+
+def known_head(metadata: Mapping[str, str], path: Path) -> str | None:
+    """What the strings of a file say about its head; None where they say nothing.
+
+    Raises:
+        CheckpointError: there is no such head.
+    """
+    try:
+        return head_name(metadata[HEAD]) if HEAD in metadata else None
+    except ValueError as error:
+        raise CheckpointError(f"{path}: its {HEAD} is unknown to this version: {error}") from error
 
 
 def _kind(path: Path) -> _Kind:
@@ -153,11 +166,6 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     with _open_safetensors(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
         return tensors, dict(file.metadata() or {})
-
-
-def _read_strings(path: Path) -> dict[str, str]:
-    with _open_safetensors(path) as file:
-        return dict(file.metadata() or {})
 
 
 @contextlib.contextmanager

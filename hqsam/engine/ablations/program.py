@@ -74,7 +74,8 @@ def main(arguments: Sequence[str] | None = None, only: Sequence[str] = ()) -> in
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or {"-h", "--help"} & set(arguments):
-        rows = [f"  {key:28} {default:12} {text}" for key, default, text in describe_settings(AblationConfig)]
+        keys = [row for row in describe_settings(AblationConfig) if row[0] not in ("train.output_dir", "train.resume")]
+        rows = [f"  {key:28} {default:12} {text}" for key, default, text in keys]
         stream = sys.stdout if arguments else sys.stderr
         stream.write("\n".join([USAGE, "keys and defaults:", *rows]) + "\n")
         return 0 if arguments else 2

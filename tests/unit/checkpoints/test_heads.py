@@ -122,6 +122,8 @@ def test_an_unknown_head_in_a_file_is_refused(tmp_path: Path) -> None:
     save_file({key: t.clone() for key, t in official_state_dict(trained("token")).items()}, path, {"hq_head": "new"})
     with pytest.raises(CheckpointError, match="its hq_head is unknown to this version: head must be"):
         inspect_checkpoint(path)
+    with pytest.raises(CheckpointError, match="its hq_head is unknown to this version: head must be"):
+        create_model("hq_test_tiny", path, device="cpu")
 
 
 @pytest.mark.parametrize("head", ["token", "early+mask"])
