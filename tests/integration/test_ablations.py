@@ -146,6 +146,8 @@ def test_an_interrupted_variant_goes_on(data: Path, tmp_path: Path, monkeypatch:
         patch.setattr(running, "finish", lambda run: False)
         assert ablate(config, only=["SAM's token"]) is None
     assert not (tmp_path / "out" / "table.md").exists()
+    with pytest.raises(ConfigError, match=r"with other settings:\n  optim.lr was 0.001, is 0.01\n"):
+        ablate(configure(data, tmp_path, "train.optim.lr=0.01"), only=["SAM's token"])
     with monkeypatch.context() as patch:
         patch.setattr(running, "run_evaluation", never)
         with pytest.raises(AssertionError):

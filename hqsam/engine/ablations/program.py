@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hqsam.engine.ablations.config import AblationConfig, plan_variants, select_variants
-from hqsam.engine.ablations.running import is_finished, read_result, run_variant
+from hqsam.engine.ablations.running import finished_result, read_result, run_variant
 from hqsam.engine.ablations.table import format_table, write_table
 from hqsam.engine.allocator import keep_freed_memory
 from hqsam.engine.config import describe_settings, load_config
@@ -46,10 +46,9 @@ def ablate(config: AblationConfig, world: World | None = None, only: Sequence[st
     chosen = select_variants(variants, only)
 
     def summarise() -> str:
-        results = {variant.name: read_result(variant) for variant in variants}
-        finished = {variant.name for variant in variants if is_finished(variant, results[variant.name])}
-        done = [result for name, result in results.items() if name in finished]
-        missing = [name for name in results if name not in finished]
+        results = {variant.name: finished_result(variant, read_result(variant)) for variant in variants}
+        done = [result for result in results.values() if result is not None]
+        missing = [name for name, result in results.items() if result is None]
         write_table(done, missing, config.train.model.name, Path(config.output_dir))
         return format_table(done, missing, config.train.model.name)
 

@@ -60,15 +60,15 @@ def run_variant(variant: Variant, world: World) -> bool:
     """
     result = from_main(lambda: read_result(variant), world)
     settings = identity(variant.train)
-    if "training" in result:
-        _require_same(variant, result["training"]["settings"], settings)
-        logger.info("%s: trained already", variant.name)
-    else:
+    _require_same(variant, result.get("settings", settings), settings)
+    if "training" not in result:
         logger.info("%s: training", variant.name)
         run = open_run(variant.train, world)
+        result = {"name": variant.name, "settings": settings}
+        _write(variant, result, world)  # before the first step, so that none is taken with other settings
         if not finish(run):
             return False
-        result = {"name": variant.name, "training": {"settings": settings, **_facts(run)}}
+        result["training"] = _facts(run)
         _write(variant, result, world)
         del run
     for title, config in variant.evaluations.items():
@@ -105,17 +105,15 @@ def read_result(variant: Variant) -> Content:
     return content
 
 
-def is_finished(variant: Variant, result: Content) -> bool:
-    """Whether a result is of these settings, and whole."""
+def finished_result(variant: Variant, result: Content) -> Content | None:
+    """A result as the table takes it, with the evaluations that are asked for; None if one is missing or outdated."""
+    if "training" not in result or _differences(result["settings"], identity(variant.train)):
+        return None
     evaluations = result.get("evaluations", {})
-    return (
-        "training" in result
-        and not _differences(result["training"]["settings"], identity(variant.train))
-        and all(
-            title in evaluations and evaluations[title]["settings"] == identity(config)
-            for title, config in variant.evaluations.items()
-        )
-    )
+    for title, config in variant.evaluations.items():
+        if title not in evaluations or evaluations[title]["settings"] != identity(config):
+            return None
+    return {**result, "evaluations": {title: evaluations[title] for title in variant.evaluations}}
 
 
 def identity(config: TrainConfig | EvalConfig) -> Content:
