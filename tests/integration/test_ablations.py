@@ -165,6 +165,9 @@ def test_a_damaged_result_is_named(data: Path, tmp_path: Path) -> None:
     path.write_text('{"training": ')
     with pytest.raises(DataError, match=r"result.json cannot be read .*delete it"):
         ablate(config)
+    path.write_text("{}")
+    with pytest.raises(DataError, match=r"result.json is not the result of a variant; delete it"):
+        ablate(config)
 
 
 def test_seconds_are_those_of_the_steps(tmp_path: Path) -> None:

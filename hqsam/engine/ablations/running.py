@@ -100,7 +100,7 @@ def read_result(variant: Variant) -> Content:
         return {}
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({error}); delete it, the variant is then evaluated again") from error
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or "settings" not in content:
         raise DataError(f"{path} is not the result of a variant; delete it")
     return content
 
