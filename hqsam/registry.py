@@ -16,10 +16,11 @@ from typing import Literal
 import torch
 
 from hqsam.checkpoints import CheckpointInfo, load_checkpoint
+from hqsam.checkpoints.reading import read_head
 from hqsam.hub import PUBLISHED, fetch_weights
 from hqsam.models import (
+    FULL_HEAD,
     EncoderSpec,
-    HQHead,
     HQMaskDecoder,
     MaskDecoder,
     PromptEncoder,
@@ -27,6 +28,7 @@ from hqsam.models import (
     SamViTSpec,
     TinyViTSpec,
     build_encoder,
+    build_head,
 )
 
 ASSETS = Path(__file__).parent / "assets"
@@ -42,6 +44,7 @@ class ModelSpec:
         name: e.g. "hq_vit_l".
         encoder: dimensions of the image encoder.
         hq: whether the model has an HQ head.
+        head: what the head is made of, see `hqsam.models.heads`.
         image_size: side of the square input in pixels.
         tags: origins of weights that can be named, the default one ("pretrained") first.
     """
@@ -49,6 +52,7 @@ class ModelSpec:
     name: str
     encoder: EncoderSpec
     hq: bool
+    head: str = FULL_HEAD
     image_size: int = 1024
     tags: tuple[str, ...] = ()
 
@@ -103,7 +107,7 @@ def build_model(spec: ModelSpec) -> Sam:
     encoder = build_encoder(spec.encoder, spec.image_size)
     decoder: MaskDecoder | HQMaskDecoder = MaskDecoder()
     if spec.hq:
-        decoder = HQMaskDecoder(decoder, HQHead(encoder.early_channels))  # type: ignore[arg-type]
+        decoder = HQMaskDecoder(decoder, build_head(spec.head, encoder.early_channels))  # type: ignore[arg-type]
     return Sam(encoder, PromptEncoder(image_size=spec.image_size), decoder).eval()
 
 
@@ -115,6 +119,7 @@ def create_model(
     dtype: torch.dtype | Literal["auto"] | None = None,
     fresh_hq_head: bool = False,
     image_size: int | None = None,
+    head: str | None = None,
 ) -> Sam:
     """Build a model and load its weights.
 
@@ -126,20 +131,24 @@ def create_model(
         fresh_hq_head: allow a plain SAM file in an `hq_` model; the head is then random and has to be trained.
         image_size: side of the square input in pixels, a multiple of 16; None is what the weights were trained with.
             Positions are interpolated to it.
+        head: what the head of an `hq_` model is made of: features joined by "+", of early, final and mask; "token"
+            fuses none; "sam_token" and "sam_decoder" are tuned copies of SAM's parts. None: what the checkpoint says,
+            else all three, the published head.
 
     Returns:
         The model in eval mode. Where its file recommends a fusion, that is the model's `default_fusion`; a score, its
         `default_score`.
 
     Raises:
-        ValueError: unknown name or tag, a tagged name with a checkpoint, or an impossible `image_size`.
+        ValueError: unknown name, tag or head, a tagged name with a checkpoint, a head for a plain SAM, or an impossible
+            `image_size`.
         CheckpointError: the file cannot be read or downloaded, does not fit, or recommends an unknown fusion or score.
 
     Example:
         >>> model = create_model("hq_vit_tiny.embedded")  # doctest: +SKIP
     """
     model, info = load_by_name(
-        name, checkpoint, device=device, dtype=dtype, fresh_hq_head=fresh_hq_head, image_size=image_size
+        name, checkpoint, device=device, dtype=dtype, fresh_hq_head=fresh_hq_head, image_size=image_size, head=head
     )
     if info is not None and info.has_hq and model.has_hq:
         model.default_fusion = info.recommended_fusion
@@ -155,6 +164,7 @@ def load_by_name(
     dtype: torch.dtype | Literal["auto"] | None = None,
     fresh_hq_head: bool = False,
     image_size: int | None = None,
+    head: str | None = None,
 ) -> tuple[Sam, CheckpointInfo | None]:
     """`create_model` that leaves fusion and score as the published programs have them, and says what was loaded."""
     spec = model_spec(name)
@@ -169,7 +179,11 @@ def load_by_name(
         tag, checkpoint = spec.tags[0], None
     if tag == "official":
         checkpoint = fetch_weights(spec.name)
-    model = build_model(spec)
+    if head is not None and not spec.hq:
+        raise ValueError(f"{spec.name!r} is plain SAM and has no head; leave out head={head!r}, or use an hq_ name")
+    if head is None and spec.hq and checkpoint is not None:
+        head = read_head(checkpoint)
+    model = build_model(spec if head is None else replace(spec, head=head))
     info: CheckpointInfo | None = None
     if tag == "embedded":
         info = _load_embedded(model, spec, fresh_hq_head=fresh_hq_head)

@@ -23,11 +23,13 @@ from hqsam.checkpoints.formats import (
     parts_in,
     require_no_adapter,
 )
-from hqsam.checkpoints.official import Part, family_of, is_score
+from hqsam.checkpoints.official import Part, family_of
+from hqsam.checkpoints.reading import HEAD
 from hqsam.checkpoints.skeleton import require_complete
 from hqsam.checkpoints.state import Selection, parts_of, require_selection, select
-from hqsam.checkpoints.writing import destination, storable, write
+from hqsam.checkpoints.writing import destination, not_published, storable, write
 from hqsam.errors import CheckpointError
+from hqsam.models import FULL_HEAD
 
 logger = logging.getLogger(__name__)
 
@@ -99,11 +101,11 @@ def convert_checkpoint(
     source = open_checkpoint(src)
     require_complete(source)
     require_no_adapter(source.info)
-    official, kept = dict(source.official), _kept(source)
+    official, kept, head_kind = dict(source.official), _kept(source), source.info.head
     for extra in _additions(source, head=head, encoder=encoder):
         if extra.info.has_hq:  # what is recommended is that of the head in use, and so is what judges its masks
-            official = {name: tensor for name, tensor in official.items() if not is_score(name)}
             kept = {key: text for key, text in kept.items() if key not in (RECOMMENDED_FUSION, RECOMMENDED_SCORE)}
+            official, head_kind = select(official, "sam"), extra.info.head
         official |= extra.official
         kept |= _kept(extra)
     if lora is not None:
@@ -114,11 +116,14 @@ def convert_checkpoint(
     official = _only(official, to, f"{src} is {source.info.title}")
     if "head" not in parts_in(official):
         kept.pop(RECOMMENDED_FUSION, None)
+    elif head_kind not in (None, FULL_HEAD) and to not in ("official", "hq_head"):
+        raise not_published(str(head_kind), f"{path} as {to!r}")
     if "score" not in parts_in(official):
         kept.pop(RECOMMENDED_SCORE, None)
     carried = {**kept, **(metadata or {})} if path.suffix == ".safetensors" else None
     options = {"dtype": dtype, "metadata": carried, "include_unused_head": include_unused_head}
-    info = write(path, official, naming=_NAMING.get(to, "official"), **options)  # type: ignore[arg-type]
+    naming = _NAMING.get(to, "official")
+    info = write(path, official, head=head_kind, naming=naming, **options)  # type: ignore[arg-type]
     _require_equal(path, official, dtype)
     return info
 
@@ -138,7 +143,7 @@ def _additions(
     if head is not None:
         extra = open_checkpoint(head)
         channels = source.architecture.early_channels if source.architecture else source.early_channels
-        if extra.info.has_sam or extra.early_channels != channels:
+        if extra.info.has_sam or extra.early_channels not in (None, channels):
             raise CheckpointError(f"head={head} is {extra.info.title}, not an HQ head for {info.path} ({info.title})")
         found.append(extra)
     for extra in found:
@@ -148,7 +153,9 @@ def _additions(
 
 def _kept(file: Checkpoint) -> dict[str, str]:
     """What a source says about itself that holds for the result too."""
-    return {} if file.info.layout == "training_state" else dict(file.info.metadata)
+    if file.info.layout == "training_state":
+        return {}
+    return {key: text for key, text in file.info.metadata.items() if key != HEAD}  # which `write` adds
 
 
 def _only(official: dict[str, Tensor], to: Format, source: str) -> dict[str, Tensor]:

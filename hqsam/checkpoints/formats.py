@@ -14,8 +14,9 @@ from torch import Tensor
 
 from hqsam.checkpoints.foreign import Naming, to_official
 from hqsam.checkpoints.official import Family, Part, family_of, listing, part_of, translate_official
-from hqsam.checkpoints.reading import ADAPTED, TensorFile, is_adapter, read_file
+from hqsam.checkpoints.reading import ADAPTED, TensorFile, is_adapter, known_head, read_file
 from hqsam.errors import CheckpointError
+from hqsam.models import FULL_HEAD, head_title
 from hqsam.types import FUSIONS, SCORE_SOURCES, Fusion, ScoreSource
 
 Layout = Literal[
@@ -137,6 +138,7 @@ class CheckpointInfo:
         size_bytes: size of the file.
         metadata: the string map of a safetensors file; step, epoch and model of a training state.
         head_trained: False where the HQ head is as it was initialised, None without a head.
+        head: what the head is made of: "early+final+mask" is the published one, see `hqsam.models.heads`; None without.
         has_score: whether a score head (of the mask that is returned) is inside, beside the HQ head.
     """
 
@@ -151,6 +153,7 @@ class CheckpointInfo:
     size_bytes: int
     metadata: Mapping[str, str] = field(default_factory=dict)
     head_trained: bool | None = None
+    head: str | None = None
     has_score: bool = False
 
     @property
@@ -176,7 +179,8 @@ class CheckpointInfo:
     def title(self) -> str:
         """A phrase for messages, such as "plain SAM (ViT-L)"."""
         variant = f" ({_TITLES.get(self.variant, self.variant)})" if self.variant else ""
-        return _LAYOUT_TITLES[self.layout] + variant
+        reduced = f" with {head_title(self.head)}" if self.head not in (None, FULL_HEAD) else ""
+        return _LAYOUT_TITLES[self.layout] + variant + reduced
 
 
 @dataclass(frozen=True)
@@ -267,6 +271,7 @@ def recognise(file: TensorFile) -> Checkpoint:
         size_bytes=file.size_bytes,
         metadata=file.metadata,
         head_trained=_head_trained(official) if "head" in parts else None,
+        head=(known_head(file.metadata, file.path) or FULL_HEAD) if "head" in parts else None,
         has_score="score" in parts,
     )
     return Checkpoint(info, official, found.naming, architecture, early)
@@ -352,13 +357,17 @@ def _early_channels(official: Mapping[str, Tensor]) -> int | None:
 
 
 def _head_trained(official: Mapping[str, Tensor]) -> bool:
-    """Whether any norm of the head differs from 1 and 0, where it starts and where no training step leaves it."""
-    for norm in _HEAD_NORMS:
+    """Whether any norm of the head differs from 1 and 0, where it starts and where no training step leaves it.
+
+    Of a head without any norm nothing can be said; it counts as trained.
+    """
+    norms = [norm for norm in _HEAD_NORMS if any(name.startswith(f"mask_decoder.{norm}") for name in official)]
+    for norm in norms:
         weight, bias = (official.get(f"mask_decoder.{norm}.{p}") for p in ("weight", "bias"))
         for tensor, start in ((weight, 1.0), (bias, 0.0)):
             if tensor is None or tensor.is_meta or not bool((tensor == start).all()):
                 return True
-    return False
+    return not norms
 
 
 def _variant_of_head(early_channels: int | None) -> str | None:

@@ -24,7 +24,7 @@ from hqsam.checkpoints.official import is_score
 from hqsam.checkpoints.positions import fit_positions
 from hqsam.checkpoints.state import Target, check, copy_into, select
 from hqsam.errors import CheckpointError
-from hqsam.models import Sam, ScoreHead
+from hqsam.models import HQMaskDecoder, Sam, ScoreHead, head_title
 
 logger = logging.getLogger(__name__)
 
@@ -164,6 +164,11 @@ def _require_fit(target: Target, file: Checkpoint) -> None:
             f"{info.path} is {info.title} with a {file.architecture}; "
             f"{target.name} has a {target.architecture}{_suggestion(target, info)}"
         )
+    if info.head is not None and model.head is not None and info.head != model.head:
+        raise CheckpointError(
+            f"{info.path} is {info.title}; {target.name} was built with {head_title(model.head)}: build it with "
+            f"create_model(NAME, head={info.head!r}), which create_model(NAME, FILE) does by itself"
+        )
     early, wanted = file.early_channels, target.architecture.early_channels
     of_another = early != wanted and early in {known.early_channels for known in ARCHITECTURES.values()}
     if file.architecture is None and of_another:
@@ -225,6 +230,7 @@ def _joined(main: CheckpointInfo, part: CheckpointInfo) -> CheckpointInfo:
         size_bytes=main.size_bytes + part.size_bytes,
         metadata={**kept, **part.metadata},  # a recommended fusion is that of the head in use
         head_trained=part.head_trained if part.has_hq else main.head_trained,
+        head=part.head if part.has_hq else main.head,
         has_score=part.has_score if part.has_hq else main.has_score,
     )
 
@@ -238,3 +244,5 @@ def _settle_head_state(model: Sam, info: CheckpointInfo) -> None:
     if info.head_trained is False:
         logger.warning("%s: its HQ head is as it was initialised, never trained", info.path)
     model.head_state = "trained" if info.has_hq else "untrained"
+    if not info.has_hq and isinstance(model.mask_decoder, HQMaskDecoder):
+        model.mask_decoder.start_head()  # a copy of SAM's parts begins as those that were just loaded

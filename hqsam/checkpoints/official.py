@@ -96,28 +96,21 @@ _PROMPT = _rules(
     },
 )
 
-_TRUNK = _rules(
-    "mask_decoder.",
-    "mask_decoder.trunk.",
-    {
-        "transformer.layers.{i}.self_attn.{proj}.{p}": "transformer.layers.{i}.self_attn.{proj}.{p}",
-        "transformer.layers.{i}.cross_attn_token_to_image.{proj}.{p}": (
-            "transformer.layers.{i}.token_to_image.{proj}.{p}"
-        ),
-        "transformer.layers.{i}.cross_attn_image_to_token.{proj}.{p}": (
-            "transformer.layers.{i}.image_to_token.{proj}.{p}"
-        ),
-        "transformer.layers.{i}.norm{k}.{p}": "transformer.layers.{i}.norm{k}.{p}",
-        "transformer.layers.{i}.mlp.lin{k}.{p}": "transformer.layers.{i}.mlp.layers.{k-1}.{p}",
-        "transformer.final_attn_token_to_image.{proj}.{p}": "transformer.final_token_to_image.{proj}.{p}",
-        "transformer.norm_final_attn.{p}": "transformer.final_norm.{p}",
-        "iou_token.weight": "iou_token.weight",
-        "mask_tokens.weight": "mask_tokens.weight",
-        **_stack("output_upscaling", "upscaling", "up"),
-        "output_hypernetworks_mlps.{i}.layers.{j}.{p}": "hypernetworks.{i}.layers.{j}.{p}",
-        "iou_prediction_head.layers.{j}.{p}": "iou_head.layers.{j}.{p}",
-    },
-)
+_TRUNK_NAMES: Mapping[str, str] = {
+    "transformer.layers.{i}.self_attn.{proj}.{p}": "transformer.layers.{i}.self_attn.{proj}.{p}",
+    "transformer.layers.{i}.cross_attn_token_to_image.{proj}.{p}": ("transformer.layers.{i}.token_to_image.{proj}.{p}"),
+    "transformer.layers.{i}.cross_attn_image_to_token.{proj}.{p}": ("transformer.layers.{i}.image_to_token.{proj}.{p}"),
+    "transformer.layers.{i}.norm{k}.{p}": "transformer.layers.{i}.norm{k}.{p}",
+    "transformer.layers.{i}.mlp.lin{k}.{p}": "transformer.layers.{i}.mlp.layers.{k-1}.{p}",
+    "transformer.final_attn_token_to_image.{proj}.{p}": "transformer.final_token_to_image.{proj}.{p}",
+    "transformer.norm_final_attn.{p}": "transformer.final_norm.{p}",
+    "iou_token.weight": "iou_token.weight",
+    "mask_tokens.weight": "mask_tokens.weight",
+    **_stack("output_upscaling", "upscaling", "up"),
+    "output_hypernetworks_mlps.{i}.layers.{j}.{p}": "hypernetworks.{i}.layers.{j}.{p}",
+    "iou_prediction_head.layers.{j}.{p}": "iou_head.layers.{j}.{p}",
+}
+_TRUNK = _rules("mask_decoder.", "mask_decoder.trunk.", _TRUNK_NAMES)
 
 _HEAD = _rules(
     "mask_decoder.",
@@ -131,6 +124,14 @@ _HEAD = _rules(
     },
 )
 
+# Tuned copies of SAM's parts in the place of the HQ head (`hqsam.models.heads`); no other program knows them. A copy of
+# the decoder has no scores.
+_COPY_NAMES = {name: target for name, target in _TRUNK_NAMES.items() if not name.startswith("iou_prediction_head")}
+_COPIES = _rules(
+    "mask_decoder.",
+    "mask_decoder.head.",
+    {"tuned_token.weight": "sam_token.weight", "tuned_mlp.layers.{j}.{p}": "sam_mlp.layers.{j}.{p}"},
+) + _rules("mask_decoder.tuned_decoder.", "mask_decoder.head.decoder.", _COPY_NAMES)
 _SCORE = (Rule("mask_decoder.score_head.mlp.layers.{j}.{p}", "mask_decoder.score_head.mlp.layers.{j}.{p}"),)
 
 _CONSTANT = "a constant of the normalisation, not learned"
@@ -163,7 +164,7 @@ def official_keys(family: Family | None) -> KeyMap:
     """Rules from official names to those of an HQ model in memory; None is for files without an image encoder."""
     encoder = () if family is None else encoder_rules(family)
     dropped = _DROPPED_TINY if family == "tiny" else ()
-    return KeyMap((*encoder, *_PROMPT, *_TRUNK, *_HEAD, *_SCORE), (*_DROPPED, *dropped))
+    return KeyMap((*encoder, *_PROMPT, *_TRUNK, *_HEAD, *_SCORE, *_COPIES), (*_DROPPED, *dropped))
 
 
 @functools.cache

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import pickle
 import pickletools
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from hqsam.checkpoints.official import listing
 from hqsam.errors import CheckpointError
+from hqsam.models import FULL_HEAD, head_name
 
 # Where training programs put the weights inside a dictionary of many things; "head" is that of our training states.
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "net", "head")
@@ -35,6 +37,9 @@ LORA_DOWN, LORA_UP = ".lora_down", ".lora_up"
 
 ADAPTED = "encoder_adapter"
 """Entry in the description of a training state that holds an encoder adapter too."""
+
+HEAD = "hq_head"
+"""Entry that names the head of a file, where that is not the published one."""
 
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 
@@ -103,6 +108,35 @@ def read_file(path: str | PathLike[str]) -> TensorFile:
     return TensorFile(path, tensors, metadata, path.stat().st_size, is_state)
 
 
+def read_head(path: str | PathLike[str]) -> str | None:
+    """What a file says about its head; None where it says nothing, as files of the published one do.
+
+    Raises:
+        CheckpointError: see `read_tensors`; or there is no such head.
+    """
+    path = Path(path)
+    kind = _kind(path)
+    if kind == "safetensors":
+        with _open_safetensors(path) as file:
+            return known_head(file.metadata() or {}, path)
+    loaded = _read_pickled(path, kind) if kind == "zip" else None  # our training states, which are mapped, not read
+    if not isinstance(loaded, Mapping) or loaded.get("format") != TRAINING_STATE:
+        return None
+    return known_head(_describe_state(loaded), path)
+
+
+def known_head(metadata: Mapping[str, str], path: Path) -> str | None:
+    """What the strings of a file say about its head; None where they say nothing.
+
+    Raises:
+        CheckpointError: there is no such head.
+    """
+    try:
+        return head_name(metadata[HEAD]) if HEAD in metadata else None
+    except ValueError as error:
+        raise CheckpointError(f"{path}: its {HEAD} is unknown to this version: {error}") from error
+
+
 def _kind(path: Path) -> _Kind:
     if not path.exists():
         raise CheckpointError(f"there is no file {path}")
@@ -129,12 +163,18 @@ def _kind(path: Path) -> _Kind:
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with _open_safetensors(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
+        return tensors, dict(file.metadata() or {})
+
+
+@contextlib.contextmanager
+def _open_safetensors(path: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
-            return tensors, dict(file.metadata() or {})
+            yield file
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
         raise CheckpointError(
             f"{path} is a damaged or truncated safetensors file ({error}); download or copy it again"
@@ -244,6 +284,8 @@ def _common_prefix(names: Iterable[str]) -> str:
 def _describe_state(state: Mapping[str, Any]) -> dict[str, str]:
     config = state.get("config")
     model = config.get("model.name") if isinstance(config, Mapping) else None
+    head = config.get("model.head", FULL_HEAD) if isinstance(config, Mapping) else FULL_HEAD
     adapter = "yes" if state.get("lora") else None
     known = {"step": state.get("step"), "epoch": state.get("epoch"), "model": model, ADAPTED: adapter}
+    known[HEAD] = None if head == FULL_HEAD else head
     return {key: str(value) for key, value in known.items() if value is not None}

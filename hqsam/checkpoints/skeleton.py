@@ -12,8 +12,8 @@ from hqsam.checkpoints.formats import Architecture, Checkpoint
 from hqsam.checkpoints.state import Target, differences
 from hqsam.errors import CheckpointError
 from hqsam.models import (
+    FULL_HEAD,
     EncoderSpec,
-    HQHead,
     HQMaskDecoder,
     MaskDecoder,
     PromptEncoder,
@@ -22,6 +22,7 @@ from hqsam.models import (
     ScoreHead,
     TinyViTSpec,
     build_encoder,
+    build_head,
 )
 
 _STRIDE = 16
@@ -49,7 +50,8 @@ def _build(architecture: Architecture, file: Checkpoint) -> Sam:
     spec, image_size = _vit(architecture, file.official) if vit else (_tiny(architecture, file.official), 128)
     with torch.device("meta"):
         encoder = build_encoder(spec, image_size)
-        decoder = HQMaskDecoder(MaskDecoder(), HQHead(architecture.early_channels))
+        head = build_head(file.info.head or FULL_HEAD, architecture.early_channels)
+        decoder = HQMaskDecoder(MaskDecoder(), head)
         decoder.score_head = ScoreHead()  # whether a file has to hold it is told by its parts
         return Sam(encoder, PromptEncoder(image_size=image_size), decoder)
 

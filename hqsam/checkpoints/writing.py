@@ -21,12 +21,13 @@ from hqsam.checkpoints.formats import (
     checked_fusion,
     checked_score,
     inspect_checkpoint,
+    parts_in,
     recognise,
 )
-from hqsam.checkpoints.reading import TensorFile
+from hqsam.checkpoints.reading import HEAD, TensorFile
 from hqsam.checkpoints.state import Selection, official_state_dict, with_unused_classifier
 from hqsam.errors import CheckpointError, HqsamError, OutputError
-from hqsam.models import Sam
+from hqsam.models import FULL_HEAD, Sam, head_title
 
 FORMAT_VERSION = "1"
 _SUFFIXES = (".pth", ".pt", ".safetensors")
@@ -56,6 +57,7 @@ def save_checkpoint(
         metadata: more entries for the string map of a `.safetensors` file, which always states format version, layout
             and variant, and with SAM inside the side of its input (`image_size`). "recommended_fusion" ("sum", "hq" or
             "sam") and "recommended_score" ("sam", "own" or "own_boundary") are what `create_model` makes the defaults.
+            A head other than the published one is named by "hq_head".
         include_unused_head: give TinyViT files the classifier (zeros) without which the published strict builders
             refuse them. False makes the file 0.3 M numbers smaller.
 
@@ -64,7 +66,8 @@ def save_checkpoint(
 
     Raises:
         CheckpointError: an unknown suffix, part or number type, metadata that the format cannot carry, a head that was
-            never trained (it would pass for a trained one when loaded), or the HQ head of a plain SAM.
+            never trained (it would pass for a trained one when loaded), the HQ head of a plain SAM, or one that no
+            published program knows in a file that cannot say so.
     """
     path = destination(path, metadata, dtype)
     if part != "sam" and model.head_state == "untrained":
@@ -75,7 +78,9 @@ def save_checkpoint(
     official = official_state_dict(model, part)
     if not part.startswith("hq") and path.suffix == ".safetensors":
         metadata = {**(metadata or {}), "image_size": str(model.image_size)}
-    return write(path, official, dtype=dtype, metadata=metadata, include_unused_head=include_unused_head)
+    return write(
+        path, official, head=model.head, dtype=dtype, metadata=metadata, include_unused_head=include_unused_head
+    )
 
 
 @contextlib.contextmanager
@@ -129,23 +134,27 @@ def write(
     path: Path,
     official: Mapping[str, Tensor],
     *,
+    head: str | None = None,
     naming: Naming = "official",
     dtype: torch.dtype | None = None,
     metadata: Mapping[str, str] | None = None,
     include_unused_head: bool = True,
 ) -> CheckpointInfo:
     """Write tensors with official names under the names of a library; see `save_checkpoint`."""
+    said = {} if head in (None, FULL_HEAD) or "head" not in parts_in(official) else {HEAD: str(head)}
+    if said and (naming != "official" or path.suffix != ".safetensors"):
+        raise not_published(str(head), str(path))
     if include_unused_head and naming == "official":
         official = with_unused_classifier(official)
     stored = {name: storable(tensor, dtype) for name, tensor in official.items()}
     tensors = from_official(stored, naming)
-    described = recognise(TensorFile(path, tensors, {}, 0)).info
+    described = recognise(TensorFile(path, tensors, said, 0)).info
     save: Callable[[Path], None]
     if path.suffix == ".safetensors":
         own = {"format": "pt", "hqsam_format": FORMAT_VERSION, "layout": described.layout}
         if described.variant is not None:
             own["variant"] = described.variant
-        strings = {**(metadata or {}), **own}
+        strings = {**(metadata or {}), **own, **said}
 
         def save(temporary: Path) -> None:
             from safetensors.torch import save_file
@@ -159,6 +168,14 @@ def write(
     with atomic_path(path) as temporary:
         save(temporary)
     return inspect_checkpoint(path)
+
+
+def not_published(head: str, path: str) -> CheckpointError:
+    """The error for a head that other programs would take for the published one."""
+    return CheckpointError(
+        f"{path} would hold {head_title(head)}, which no published layout has; keep it under official names "
+        "in a .safetensors file, which says what it is"
+    )
 
 
 def destination(path: str | PathLike[str], metadata: Mapping[str, str] | None, dtype: torch.dtype | None) -> Path:

@@ -1,8 +1,9 @@
-"""`hqsam train` and `hqsam evaluate`: the same programs as train.py and evaluate.py."""
+"""`hqsam train` and `hqsam evaluate`, the same programs as train.py and evaluate.py, and `hqsam ablate`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -41,6 +42,27 @@ def evaluate(config: Config = None, overrides: Overrides = None, keys: Keys = Fa
     from hqsam.engine.evaluation import main
 
     _run(main, config, overrides, keys)
+
+
+def ablate(
+    config: Config = None,
+    overrides: Overrides = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="NAME", help="Run this variant alone; may be repeated.")
+    ] = None,
+    keys: Keys = False,
+) -> None:
+    """Train and evaluate variants of one run, and write one table.
+
+    \b
+    hqsam ablate configs/ablations/smoke.yaml
+    hqsam ablate configs/ablations/hq_vit_tiny.yaml --only full train.loop.max_steps=100
+    """
+    if not keys:
+        _require(config)
+    from hqsam.engine.ablations import main
+
+    _run(partial(main, only=only or ()), config, overrides, keys)
 
 
 def _require(config: str | None) -> None:

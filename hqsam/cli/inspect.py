@@ -61,6 +61,7 @@ def describe(info: CheckpointInfo) -> dict[str, Any]:
         "has_sam": info.has_sam,
         "has_hq": info.has_hq,
         "head_trained": info.head_trained,
+        "head": info.head,
         "has_score": info.has_score,
         "dtype": info.dtype,
         "num_tensors": info.num_tensors,

@@ -73,6 +73,7 @@ def select_records(
     sources: Collection[str] | None = None,
     holdout: Holdout = "all",
     exclude_files: Sequence[Path] = (),
+    max_images: int | None = None,
 ) -> list[ImageRecord]:
     """Keep a part of a data set, in order.
 
@@ -81,6 +82,7 @@ def select_records(
         sources: only these sources.
         holdout: "train" leaves the reserved tenth out (see `is_held_out`), "val" keeps only it.
         exclude_files: text files that list images to leave out: file name in the first column, `#` starts a comment.
+        max_images: of what is left, only so many, see `take_images`; None for all.
 
     Raises:
         DataError: an exclusion list cannot be read, a source does not occur, or nothing is left.
@@ -101,7 +103,36 @@ def select_records(
     ]
     if not kept:
         raise DataError(f"the selection leaves none of {len(records)} images (sources={sources}, holdout={holdout!r})")
-    return kept
+    return kept if max_images is None else take_images(kept, max_images)
+
+
+def take_images(records: Sequence[ImageRecord], count: int) -> list[ImageRecord]:
+    """A part of some images, the same on every machine, each source about as frequent as in the whole.
+
+    Images of a source are ordered by a hash of their keys and the sources dealt evenly: a smaller part is inside every
+    larger one, and no source is left out where there is an image for each.
+
+    Args:
+        records: from one or several data sets.
+        count: images to keep; with as many or fewer records all are kept.
+
+    Returns:
+        The chosen ones in their old order.
+
+    Raises:
+        ValueError: `count` is below 1.
+    """
+    if count < 1:
+        raise ValueError(f"max_images must be at least 1 or None, got {count}")
+    by_source: dict[str, list[tuple[str, int]]] = {}
+    for index, record in enumerate(records):
+        digest = hashlib.sha1(record.key.encode(), usedforsecurity=False).hexdigest()
+        by_source.setdefault(record.source, []).append((digest, index))
+    order = []
+    for members in by_source.values():
+        order += [(rank / len(members), *member) for rank, member in enumerate(sorted(members))]
+    chosen = {index for _, _, index in sorted(order)[:count]}
+    return [record for index, record in enumerate(records) if index in chosen]
 
 
 def _listed_names(path: Path) -> set[str]:

@@ -58,12 +58,12 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def load_config(schema: type[T], path: str | Path | None, overrides: Sequence[str] = ()) -> T:
+def load_config(schema: type[T], path: str | Path | Mapping[str, Any] | None, overrides: Sequence[str] = ()) -> T:
     """Read a configuration.
 
     Args:
         schema: dataclass that declares every legal key.
-        path: YAML file; None takes the schema's defaults.
+        path: YAML file, or what one would hold; None takes the schema's defaults.
         overrides: ``section.key=value`` texts, applied after the file in their order. Values are YAML, except that a
             text field takes the characters as they are (``null`` still empties an optional one).
 
@@ -76,8 +76,9 @@ def load_config(schema: type[T], path: str | Path | None, overrides: Sequence[st
     """
     problems: list[str] = []
     config = OmegaConf.structured(schema)
+    origin = "the settings" if isinstance(path, Mapping) else str(path)
     for key, value in _leaves(_read_yaml(path), schema):
-        _assign(config, schema, key, value, origin=str(path), problems=problems)
+        _assign(config, schema, key, value, origin=origin, problems=problems)
     for text in overrides:
         key, equals, raw = text.partition("=")
         if not equals or not key:
@@ -91,7 +92,7 @@ def load_config(schema: type[T], path: str | Path | None, overrides: Sequence[st
             _assign(config, schema, leaf, leaf_value, origin="override", problems=problems)
     problems += _check_values(config, schema)
     if problems:
-        subject = "the defaults" if path is None else str(path)
+        subject = "the defaults" if path is None else origin
         raise ConfigError("\n  ".join([f"{len(problems)} problem(s) in the configuration from {subject}:", *problems]))
     return typing.cast(T, OmegaConf.to_object(config))
 
@@ -133,9 +134,9 @@ class _Unparsable:
     """Stands for an override that is not YAML."""
 
 
-def _read_yaml(path: str | Path | None) -> Mapping[str, Any]:
-    if path is None:
-        return {}
+def _read_yaml(path: str | Path | Mapping[str, Any] | None) -> Mapping[str, Any]:
+    if path is None or isinstance(path, Mapping):
+        return path or {}
     try:
         content = OmegaConf.to_container(OmegaConf.load(path))
     except FileNotFoundError:

@@ -38,6 +38,7 @@ EXACTNESS = (
     "model.name",
     "model.image_size",
     "model.trained",
+    "model.head",
     "model.lora",
     "loop.dtype",
     "loop.amp",
@@ -48,7 +49,7 @@ EXACTNESS = (
     "optim.eps",
 )
 """Keys, or beginnings of keys, whose change makes the rest of a run differ from an unbroken one."""
-STRUCTURE = ("model.name", "model.trained", "model.lora_rank")
+STRUCTURE = ("model.name", "model.trained", "model.head", "model.lora_rank")
 """Keys that say which tensors a state holds: it fits no other model, on purpose or not."""
 HARMLESS = ("data.root", "data.workers", "data.val", "data.check", "data.on_defect")
 """Exceptions to `EXACTNESS`."""

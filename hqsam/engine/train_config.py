@@ -20,6 +20,9 @@ class ModelConfig:
     trained: Literal["hq", "hq+decoder", "score"] = setting(
         "hq", "the HQ head alone, SAM's mask decoder with it, or a score head alone"
     )
+    head: str = setting(
+        "early+final+mask", "what the head is made of, see docs/ablations.md: features joined by +, token, or a copy"
+    )
     lora_rank: int = setting(0, "rank of a trained adapter of the encoder's attention (LoRA); 0: none", at_least=0)
     lora_alpha: float | None = setting(None, "its update is scaled by alpha / rank; null: by 1", above=0)
 
@@ -79,6 +82,9 @@ class DataConfig:
     val_holdout: Literal["train", "val", "all"] = setting("all", "the same for data.val")
     exclude_files: list[str] = setting([], "text files with one image file name a line, left out of training")
     sources: list[str] = setting([], "train on these sources alone; empty: on all")
+    max_images: int | None = setting(
+        None, "only so many of the files of data.train, by a hash of their names; null: all", at_least=1
+    )
     use_alpha: bool = setting(True, "a measured matte, where there is one, is the target instead of the mask")
     synthetic: int = setting(0, 'generated scenes beside data.train; their source is "synthetic"', at_least=0)
     weights: dict[str, float] = setting({}, "relative share of each source in an epoch; empty: every image once")

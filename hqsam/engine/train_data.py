@@ -143,6 +143,7 @@ def open_train_records(data: DataConfig) -> list[ImageRecord]:
         sources=data.sources or None,
         holdout=data.holdout,
         exclude_files=[Path(path) for path in data.exclude_files],
+        max_images=data.max_images,
     )
 
 

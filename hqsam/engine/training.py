@@ -33,7 +33,7 @@ from hqsam.engine.trainer import NonFiniteLossError, Trainer, fit
 from hqsam.engine.validation import Validator
 from hqsam.errors import ConfigError, HqsamError
 from hqsam.models import EncoderLoRA, Sam, ScoreHead, TrainablePart
-from hqsam.registry import create_model
+from hqsam.registry import create_model, model_spec
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,7 @@ def build_model(config: TrainConfig, world: World) -> Sam:
                 dtype=dtype,
                 fresh_hq_head=settings.fresh_hq_head,
                 image_size=settings.image_size,
+                head=settings.head if model_spec(settings.name).hq else None,
             )
         except HqsamError:
             raise
@@ -242,8 +243,12 @@ def train(config: TrainConfig, world: World | None = None) -> bool:
     Raises:
         HqsamError: the configuration, a file or the data are unusable, or the loss became non-finite.
     """
-    run = open_run(config, world)
-    folder, trainer, is_main = run.folder, run.trainer, run.world.is_main
+    return finish(open_run(config, world))
+
+
+def finish(run: Run) -> bool:
+    """The rest of a run, from its last state to its end; see `train`."""
+    config, folder, trainer, is_main = run.config, run.folder, run.trainer, run.world.is_main
     if is_main:
         remove_leftovers(folder)
         with atomic_path(folder / "config.yaml") as temporary:

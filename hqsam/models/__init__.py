@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hqsam.models.encoders import EncoderSpec, SamViTSpec, TinyViTSpec, build_encoder
+from hqsam.models.heads import FULL_HEAD, build_head, head_name, head_title
 from hqsam.models.hq_decoder import HQHead, HQMaskDecoder
 from hqsam.models.lora import EncoderLoRA
 from hqsam.models.mask_decoder import MaskDecoder
@@ -12,6 +13,7 @@ from hqsam.models.score import ScoreHead
 from hqsam.models.selection import select_masks
 
 __all__ = [
+    "FULL_HEAD",
     "EncoderLoRA",
     "EncoderSpec",
     "HQHead",
@@ -24,5 +26,8 @@ __all__ = [
     "TinyViTSpec",
     "TrainablePart",
     "build_encoder",
+    "build_head",
+    "head_name",
+    "head_title",
     "select_masks",
 ]

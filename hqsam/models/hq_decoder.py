@@ -6,15 +6,19 @@ Shape legend: B images, N prompts over all images, C = 256 channels, (h, w) the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hqsam.models.layers import MLP, LayerNorm2d, Upsample4x, conv3x3, conv3x3_dot
-from hqsam.models.mask_decoder import DecoderInput, MaskDecoder
+from hqsam.models.mask_decoder import DecoderInput, MaskDecoder, mask_product
 from hqsam.models.score import ScoreHead
 from hqsam.types import DecoderOutput, ImageFeatures
+
+HeadFeature = Literal["early", "final", "mask"]
+"""What the HQ feature is the sum of: the encoder's early and final outputs, SAM's mask feature."""
 
 
 class MaskFusion(nn.Module):
@@ -38,15 +42,20 @@ class HQHead(nn.Module):
     Args:
         early_channels: channels of the encoder's early feature.
         dim: channels of tokens and image embedding.
+        features: what is fused; all of it is the published head. Nothing: the token's weights meet SAM's mask feature
+            as it is.
     """
 
-    def __init__(self, early_channels: int, dim: int = 256) -> None:
+    def __init__(
+        self, early_channels: int, dim: int = 256, features: Sequence[HeadFeature] = ("early", "final", "mask")
+    ) -> None:
         super().__init__()
+        self.features = tuple(features)
         self.token = nn.Embedding(1, dim)
         self.mlp = MLP(dim, dim, dim // 8, 3)
-        self.early_fusion = Upsample4x(early_channels, dim, dim // 8)
-        self.final_fusion = Upsample4x(dim, dim // 4, dim // 8)
-        self.mask_fusion = MaskFusion(dim // 8, dim // 4)
+        self.early_fusion = Upsample4x(early_channels, dim, dim // 8) if "early" in features else None
+        self.final_fusion = Upsample4x(dim, dim // 4, dim // 8) if "final" in features else None
+        self.mask_fusion = MaskFusion(dim // 8, dim // 4) if "mask" in features else None
 
     def image_feature(self, features: ImageFeatures) -> Tensor:
         """The part of the fused feature that depends on the image alone.
@@ -55,12 +64,17 @@ class HQHead(nn.Module):
             features: final embedding (B, C, h, w) and early feature (B, C', h, w).
 
         Returns:
-            (B, C / 8, 4h, 4w).
+            (B, C / 8, 4h, 4w); (B, 0, 4h, 4w) where neither is fused.
         """
-        final = self.final_fusion(features.image_embedding.permute(0, 2, 3, 1))
-        early = self.early_fusion(features.early_feature.permute(0, 2, 3, 1))
-        fused: Tensor = (final + early).permute(0, 3, 1, 2)
-        return fused
+        parts = []
+        if self.final_fusion is not None:
+            parts.append(self.final_fusion(features.image_embedding.permute(0, 2, 3, 1)))
+        if self.early_fusion is not None:
+            parts.append(self.early_fusion(features.early_feature.permute(0, 2, 3, 1)))
+        if not parts:
+            return no_image_feature(features)
+        fused: Tensor = parts[0] if len(parts) == 1 else parts[0] + parts[1]
+        return fused.permute(0, 3, 1, 2)
 
     def logits(self, token: Tensor, mask_feature: Tensor, image_feature: Tensor) -> Tensor:
         """HQ mask logits: the token's weights times the fused feature.
@@ -77,26 +91,61 @@ class HQHead(nn.Module):
             (N, 1, 4h, 4w).
         """
         weights = self.mlp(token)  # (N, C / 8)
-        local = self.mask_fusion.dot(mask_feature, weights)
+        if not self.features:
+            return mask_product(weights[:, None], mask_feature)
+        local = None if self.mask_fusion is None else self.mask_fusion.dot(mask_feature, weights)
+        if local is not None and image_feature.shape[1] == 0:
+            return local
         if image_feature.shape[0] == 1:
             shared = weights @ image_feature[0].flatten(1)  # (N, 4h * 4w)
         else:
             shared = torch.bmm(weights[:, None], image_feature.flatten(2))[:, 0]
-        logits: Tensor = local + shared.view_as(local)
+        shared = shared.view(len(weights), 1, *mask_feature.shape[1:3])
+        logits: Tensor = shared if local is None else local + shared
         return logits
 
 
-class HQMaskDecoder(nn.Module):
-    """A SAM mask decoder (`trunk`) and an `HQHead` whose token rides along in its transformer.
+def no_image_feature(features: ImageFeatures) -> Tensor:
+    """(B, 0, 4h, 4w): what a head has that uses the image only through SAM's decoder."""
+    count, _, height, width = features.image_embedding.shape
+    return features.image_embedding.new_zeros((count, 0, 4 * height, 4 * width))
 
-    A `score_head` may come later; without it nothing about the masks is different.
+
+class SamCopy(nn.Module):
+    """Parts of SAM's decoder that are tuned apart from it, in the place of an HQ head (`hqsam.models.heads`)."""
+
+    def start_from(self, trunk: MaskDecoder) -> None:
+        """Begin as a copy of SAM's."""
+        raise NotImplementedError
+
+    def logits(self, trunk: MaskDecoder, inputs: DecoderInput) -> Tensor:
+        """(N, 1, 4h, 4w) logits of the tuned single mask."""
+        raise NotImplementedError
+
+
+class HQMaskDecoder(nn.Module):
+    """A SAM mask decoder (`trunk`) and a head: an `HQHead` whose token rides along in its transformer, or a copy.
+
+    Args:
+        trunk: SAM's decoder.
+        head: from `hqsam.models.heads.build_head`; a copy begins as SAM's parts are now.
     """
 
-    def __init__(self, trunk: MaskDecoder, head: HQHead) -> None:
+    def __init__(self, trunk: MaskDecoder, head: HQHead | SamCopy) -> None:
         super().__init__()
         self.trunk = trunk
         self.head = head
         self.score_head: ScoreHead | None = None
+        self.start_head()
+
+    def start_head(self) -> None:
+        """Let a tuned copy of SAM's parts begin as these are now; an HQ head begins with random weights."""
+        if isinstance(self.head, SamCopy):
+            self.head.start_from(self.trunk)
+
+    def image_feature(self, features: ImageFeatures) -> Tensor:
+        """See `HQHead.image_feature`; (B, 0, 4h, 4w) of a copy."""
+        return no_image_feature(features) if isinstance(self.head, SamCopy) else self.head.image_feature(features)
 
     def forward(
         self,
@@ -105,11 +154,11 @@ class HQMaskDecoder(nn.Module):
         candidates: Sequence[int] = (0,),
         own_scores: bool = False,
     ) -> DecoderOutput:
-        """SAM's candidates and the HQ mask from one transformer pass.
+        """SAM's candidates and the HQ mask, of an HQ head from one transformer pass.
 
         Args:
             inputs: embedded prompts and images.
-            image_feature: (B, C / 8, 4h, 4w) from `HQHead.image_feature`.
+            image_feature: (B, C / 8, 4h, 4w) from `image_feature`.
             candidates: SAM masks to compute; may be empty.
             own_scores: let the score head judge the masks that may be returned.
 
@@ -119,6 +168,8 @@ class HQMaskDecoder(nn.Module):
         Raises:
             ValueError: own scores without a score head, or without candidates.
         """
+        if isinstance(self.head, SamCopy):
+            return self._with_copy(self.head, inputs, candidates)
         trunk = self.trunk.run(inputs, self.head.token.weight)
         sam_logits, iou = self.trunk.masks(trunk, candidates)
         if inputs.image_index is not None:
@@ -130,3 +181,11 @@ class HQMaskDecoder(nn.Module):
             raise ValueError("scores of its own need a model with a score head, and at least one candidate")
         scores = self.score_head(trunk, sam_logits, hq_logits, iou, candidates)
         return DecoderOutput(sam_logits, hq_logits, iou, scores)
+
+    def _with_copy(self, head: SamCopy, inputs: DecoderInput, candidates: Sequence[int]) -> DecoderOutput:
+        """SAM's own masks from a pass of its own, if they are asked for: the copy's token would change them."""
+        logits = head.logits(self.trunk, inputs)
+        if not candidates:
+            return DecoderOutput(logits[:, :0], logits, logits.new_zeros((len(logits), 0)))
+        sam: DecoderOutput = self.trunk(inputs, candidates)
+        return DecoderOutput(sam.sam_logits, logits, sam.iou)

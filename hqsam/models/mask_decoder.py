@@ -41,6 +41,13 @@ class TrunkOutput(NamedTuple):
     extra_tokens: Tensor  # (N, E, C)
 
 
+def mask_product(weights: Tensor, feature: Tensor) -> Tensor:
+    """Masks as products of a feature with weights: (N, M, D) and (N, H, W, D), channels last, -> (N, M, H, W)."""
+    n, height, width, channels = feature.shape
+    logits = weights @ feature.view(n, height * width, channels).transpose(1, 2)
+    return logits.view(n, -1, height, width)
+
+
 class MaskDecoder(nn.Module):
     """SAM's decoder: one transformer, one upscaled mask feature, a small network per output token."""
 
@@ -54,18 +61,24 @@ class MaskDecoder(nn.Module):
         self.hypernetworks = nn.ModuleList(MLP(dim, dim, dim // 8, 3) for _ in range(NUM_CANDIDATES))
         self.iou_head = MLP(dim, dim, NUM_CANDIDATES, 3)
 
-    def run(self, inputs: DecoderInput, extra_tokens: Tensor | None = None) -> TrunkOutput:
+    def run(
+        self, inputs: DecoderInput, extra_tokens: Tensor | None = None, *, single_token: Tensor | None = None
+    ) -> TrunkOutput:
         """Everything up to the masks.
 
         Args:
             inputs: embedded prompts and images.
             extra_tokens: (E, C) further output tokens; they join SAM's own in every attention. Without them this is
                 plain SAM exactly.
+            single_token: (1, C) in the place of SAM's token of the single mask.
 
         Returns:
             The mask feature and the output tokens after the transformer.
         """
-        output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
+        mask_tokens = self.mask_tokens.weight
+        if single_token is not None:
+            mask_tokens = torch.cat([single_token.to(mask_tokens.dtype), mask_tokens[1:]])
+        output_tokens = torch.cat([self.iou_token.weight, mask_tokens])
         if extra_tokens is not None:
             output_tokens = torch.cat([output_tokens, extra_tokens.to(output_tokens.dtype)])
         count = inputs.prompt_tokens.shape[0]
@@ -99,14 +112,13 @@ class MaskDecoder(nn.Module):
             logits (N, M, 4h, 4w) and iou (N, M).
         """
         feature = trunk.mask_feature
-        n, height, width, channels = feature.shape
+        n, height, width, _ = feature.shape
         scores: Tensor = self.iou_head(trunk.iou_token)
         if not candidates:
             return feature.new_zeros((n, 0, height, width)), scores[:, :0]
         iou = torch.stack([scores[:, c] for c in candidates], dim=1)  # a list as an index would wait for a GPU
         weights = torch.stack([self.hypernetworks[c](trunk.mask_tokens[:, c]) for c in candidates], dim=1)
-        logits = weights @ feature.view(n, height * width, channels).transpose(1, 2)
-        return logits.view(n, -1, height, width), iou
+        return mask_product(weights, feature), iou
 
     def forward(self, inputs: DecoderInput, candidates: Sequence[int] = (0,)) -> DecoderOutput:
         """Plain SAM: masks of the candidates, no HQ logits."""

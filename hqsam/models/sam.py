@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hqsam.models.hq_decoder import HQMaskDecoder
+from hqsam.models.heads import name_of_head
+from hqsam.models.hq_decoder import HQHead, HQMaskDecoder
 from hqsam.models.mask_decoder import DecoderInput, MaskDecoder
 from hqsam.models.prompt_encoder import PromptEncoder
 from hqsam.models.score import ScoreHead
@@ -72,6 +73,11 @@ class Sam(nn.Module):
         return isinstance(self.mask_decoder, HQMaskDecoder)
 
     @property
+    def head(self) -> str | None:
+        """Name of the head: "early+final+mask" is the published one, see `hqsam.models.heads`; None of a plain SAM."""
+        return name_of_head(self.mask_decoder.head) if isinstance(self.mask_decoder, HQMaskDecoder) else None
+
+    @property
     def score_head(self) -> ScoreHead | None:
         """What judges the returned mask; None where there is only SAM's own score, of SAM's mask."""
         return self.mask_decoder.score_head if isinstance(self.mask_decoder, HQMaskDecoder) else None
@@ -80,13 +86,16 @@ class Sam(nn.Module):
         """Give the model a score head, or take it away; it is moved to where the model is, and frozen.
 
         Raises:
-            ValueError: a plain SAM, whose masks SAM's own score judges.
+            ValueError: a plain SAM, whose masks SAM's own score judges, or a model without an HQ token to read.
         """
-        if not isinstance(self.mask_decoder, HQMaskDecoder):
+        decoder = self.mask_decoder
+        if not isinstance(decoder, HQMaskDecoder):
             raise ValueError("a plain SAM has no HQ head whose masks a score head could judge; build an hq_ model")
+        if head is not None and not isinstance(decoder.head, HQHead):
+            raise ValueError(f"a score head reads the HQ token, which a model with head={self.head!r} does not have")
         if head is not None:
             head = head.to(self.device, self.dtype).requires_grad_(False).train(self.training)
-        self.mask_decoder.score_head = head
+        decoder.score_head = head
 
     @property
     def image_size(self) -> int:
@@ -231,10 +240,13 @@ class Sam(nn.Module):
         return ((x.to(dtype) - self.pixel_mean.to(dtype)) / self.pixel_std.to(dtype)).to(self.dtype)
 
     def hq_features(self, features: ImageFeatures) -> Tensor:
-        """The image-only part of the HQ fusion, to be computed once per image: (B, 32, 4h, 4w)."""
+        """The image-only part of the HQ fusion, to be computed once per image: (B, 32, 4h, 4w).
+
+        (B, 0, 4h, 4w) for a head that fuses neither feature of the encoder.
+        """
         if not isinstance(self.mask_decoder, HQMaskDecoder):
             raise ValueError("this is a plain SAM without an HQ head; build an hq_ model for HQ features")
-        return self.mask_decoder.head.image_feature(self._cast(features))
+        return self.mask_decoder.image_feature(self._cast(features))
 
     def decode(
         self,

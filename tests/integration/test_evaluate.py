@@ -20,11 +20,14 @@ from torch.nn import functional as F
 from hqsam.boxes import mask_to_box
 from hqsam.checkpoints import save_checkpoint
 from hqsam.data import load_object_mask, open_dataset
+from hqsam.data.records import is_held_out
+from hqsam.engine.config import load_config
 from hqsam.engine.evaluation import evaluate, main
 from hqsam.engine.evaluation.config import EvalConfig, EvalOptions
 from hqsam.engine.evaluation.masks import MaskTask
+from hqsam.engine.evaluation.opening import open_task
 from hqsam.engine.evaluation.protocols import make_path
-from hqsam.errors import DataError
+from hqsam.errors import ConfigError, DataError
 from hqsam.images import read_image, write_image
 from hqsam.metrics import boundary_iou, mask_iou
 from hqsam.models import Sam
@@ -129,6 +132,22 @@ def test_limit_counts_objects_of_each_source_in_index_order(pack: Path, model: S
         ("others", "images/b.png", 0),
     ]
     assert result.protocol["max_per_source"] == 1
+
+
+def test_a_part_of_a_set(pack: Path, model: Sam) -> None:
+    def images(*overrides: str) -> set[str]:
+        base = [f"data.sets=[{pack}]", "output_dir=unused", "model.name=hq_test_vit"]
+        task, _ = open_task(load_config(EvalConfig, None, [*base, *overrides]), model)
+        return {item.image for item in task.items}
+
+    everything = images()
+    assert images("data.sources=[bars, others]") == {"images/m.png", "images/c.png", "images/b.png"}
+    reserved = {name for name in everything if is_held_out(Path(name))}
+    assert images("data.holdout=train") == everything - reserved
+    with pytest.raises(DataError, match="no image of source nothing; the data has bars, discs, others"):
+        images("data.sources=[nothing]")
+    with pytest.raises(ConfigError, match=r"data.holdout belongs to task=masks, clicks, mattes, not to task=video"):
+        images("data.holdout=val", "task=video")
 
 
 def squashed_prediction(model: Sam, image: NDArray[np.uint8], target: NDArray[np.bool_]) -> NDArray[np.bool_]:

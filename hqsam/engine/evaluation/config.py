@@ -54,6 +54,10 @@ class EvalDataConfig:
 
     sets: list[str] = setting(MISSING, "data sets: names, folders, index.json packs, annotation files; data/README.md")
     root: str | None = setting(None, "where named sets are; null: $HQSAM_DATA or data/")
+    sources: list[str] = setting([], "only these sources; empty: all")
+    holdout: Literal["train", "val", "all"] = setting(
+        "all", "all, or without the reserved tenth (sha1 of the image file name mod 10 = 0), or it alone"
+    )
     max_per_source: int | None = setting(None, "only the first objects of each source; null: all", at_least=1)
     workers: int = setting(2, "threads that read images ahead, and as many that score masks; 0: none", at_least=0)
     batch_size: int | None = setting(None, "images encoded together; null: 8 on a GPU, 1 on a CPU", at_least=1)

@@ -7,7 +7,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from hqsam.data import ImageRecord, data_root, open_dataset, open_videos
+from hqsam.data import ImageRecord, data_root, open_dataset, open_videos, select_records
 from hqsam.data.boundaries import read_bsds
 from hqsam.engine.evaluation.clicks import ClickOptions, ClickTask
 from hqsam.engine.evaluation.config import EvalConfig, EvalOptions, TaskName
@@ -39,6 +39,8 @@ _OF_SOME_TASKS: dict[str, tuple[tuple[TaskName, ...], Any]] = {
     "dilation_ratio": (("masks", "video", "clicks"), 0.02),
     "score": (("clicks", "instances", "proposals"), "default"),
     "data.max_per_source": (("masks", "clicks", "mattes"), None),
+    "data.sources": (("masks", "clicks", "mattes"), []),
+    "data.holdout": (("masks", "clicks", "mattes"), "all"),
 }
 """Keys that other tasks would pass over in silence -> who looks at them, and their default."""
 
@@ -183,7 +185,8 @@ _OPENERS: dict[TaskName, Callable[[EvalConfig, Sam], tuple[AnyTask, Show]]] = {
 
 
 def _open_images(config: EvalConfig) -> list[ImageRecord]:
-    return [record for name in config.data.sets for record in open_dataset(name, root=_root(config))]
+    records = [record for name in config.data.sets for record in open_dataset(name, root=_root(config))]
+    return select_records(records, sources=config.data.sources or None, holdout=config.data.holdout)
 
 
 def _score(config: EvalConfig) -> ScoreSource | None:

@@ -58,6 +58,8 @@ def run(config: EvalConfig, world: World | None = None, signals: StopSignals | N
     def label(result: EvalResult) -> None:
         result.protocol["model"] = {"name": name, "checkpoint": checkpoint or name, **result.protocol["model"]}
         result.protocol["data"] = list(config.data.sets)
+        if config.data.sources or config.data.holdout != "all":
+            result.protocol["part"] = {"sources": config.data.sources or "all", "holdout": config.data.holdout}
 
     def write(result: EvalResult, timing: Timing) -> None:
         label(result)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from hqsam.checkpoints.official import (
     part_of,
     translate_official,
 )
-from hqsam.models import ScoreHead
+from hqsam.models import HQHead, HQMaskDecoder, ScoreHead
 from hqsam.registry import build_model, list_models, model_spec
 
 NAMES = [name for name in list_models() if "." not in name]
@@ -47,10 +48,12 @@ def test_names_go_back_and_forth(model: nn.Module) -> None:
 
 def test_every_rule_is_used_by_a_model() -> None:
     used = set()
-    for name in NAMES:
+    specs = [model_spec(name) for name in NAMES]
+    specs += [replace(model_spec("hq_test_tiny"), head=head) for head in ("sam_token", "sam_decoder")]
+    for spec in specs:
         with torch.device("meta"):
-            model = build_model(model_spec(name))
-            if model.has_hq:
+            model = build_model(spec)
+            if isinstance(model.mask_decoder, HQMaskDecoder) and isinstance(model.mask_decoder.head, HQHead):
                 model.set_score_head(ScoreHead())
             official = official_state_dict(model)
         keys = official_keys(family_of(official))

@@ -17,6 +17,7 @@ COMMANDS = [
     "compare",
     "train",
     "evaluate",
+    "ablate",
     "check-data",
     "inspect",
     "convert",
