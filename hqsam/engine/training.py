@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -22,16 +22,17 @@ from hqsam.engine.data_check import checked_records, write_skipped
 from hqsam.engine.distributed import World, broadcast_parameters, configure_logging, join_world
 from hqsam.engine.encoding import encode_views
 from hqsam.engine.logs import RunLog
+from hqsam.engine.norms import settle_batch_norms
 from hqsam.engine.report import write_report
 from hqsam.engine.schedule import PlannedBatches, planned_views
 from hqsam.engine.signals import STOPPED, ignore_stop_signals
 from hqsam.engine.state import StateFolder, restore
 from hqsam.engine.train_config import TrainConfig
-from hqsam.engine.train_data import RunRecords, TrainData, open_train_data
+from hqsam.engine.train_data import RunRecords, TrainData, generated_val_records, open_train_data
 from hqsam.engine.trainer import NonFiniteLossError, Trainer, fit
 from hqsam.engine.validation import Validator
 from hqsam.errors import ConfigError, HqsamError
-from hqsam.models import EncoderLoRA, Sam
+from hqsam.models import EncoderLoRA, Sam, TrainablePart
 from hqsam.registry import create_model
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ def build_model(config: TrainConfig, world: World) -> Sam:
     """The model to train; what is random in it depends on the seed alone.
 
     Raises:
-        ConfigError: an unknown name, no HQ head to train, or no weights where that was not asked for.
+        ConfigError: an unknown name, a part to train that is not there, or no weights where that was not asked for.
         CheckpointError: the checkpoint is unusable.
     """
     settings, dtype = config.model, {"float32": torch.float32, "float64": torch.float64}[config.loop.dtype]
@@ -66,16 +67,58 @@ def build_model(config: TrainConfig, world: World) -> Sam:
             raise
         except ValueError as error:
             raise ConfigError(f"model: {error}") from error
-    if not model.has_hq:
-        raise ConfigError(f"model.name={settings.name} is plain SAM and has nothing to train; use an hq_ name")
-    if model.head_state == "random" and not settings.random_weights:
+    parts = trained_parts(config, has_hq=model.has_hq)
+    given = settings.checkpoint is not None or "." in settings.name
+    if not settings.random_weights and (model.head_state == "random" if model.has_hq else not given):
+        files = "SAM's file with model.fresh_hq_head=true, an HQ file" if model.has_hq else "SAM's file"
         raise ConfigError(
-            f"model.checkpoint is null, so all of {settings.name} would be random; give SAM's file with "
-            "model.fresh_hq_head=true, an HQ file to go on from, or model.random_weights=true if that is meant"
+            f"model.checkpoint is null, so all of {settings.name} would be random; give {files} to go on from, "
+            "or model.random_weights=true if that is meant"
         )
-    model.set_trained(["head"] if settings.trained == "hq" else ["head", "decoder"])
-    broadcast_parameters(model.hq_parameters(), world)
+    model.set_trained(parts)
+    if settings.drop_path:
+        model.image_encoder.set_drop_path(settings.drop_path)  # type: ignore[operator]
+    broadcast_parameters((p for group in model.trained_parameters().values() for p in group), world)
     return model
+
+
+_PARTS: Mapping[str, TrainablePart] = {"hq": "head", "decoder": "decoder", "prompt": "prompt", "encoder": "encoder"}
+
+
+def trained_parts(config: TrainConfig, *, has_hq: bool) -> list[TrainablePart]:
+    """The parts that `model.trained` names.
+
+    Raises:
+        ConfigError: an unknown part, one that the model lacks, or settings that contradict what is trained.
+    """
+    settings, optim = config.model, config.optim
+    names = settings.trained.split("+")
+    if unknown := [name for name in names if name not in _PARTS] or [n for n in names if names.count(n) > 1]:
+        raise ConfigError(
+            f"model.trained={settings.trained}: {unknown[0]!r} is unknown or twice there; parts, joined by +, are "
+            f"{', '.join(_PARTS)}"
+        )
+    if "hq" in names and not has_hq:
+        raise ConfigError(
+            f"model.trained={settings.trained}: {settings.name} is plain SAM and has no HQ head to train; use an hq_ "
+            "name, or name parts of SAM such as decoder+prompt or decoder+prompt+encoder"
+        )
+    if "hq" not in names and has_hq:
+        raise ConfigError(
+            f"model.trained={settings.trained} leaves out the head of {settings.name}: add hq, or train the sam_ model"
+        )
+    if "encoder" in names and config.data.keep_features is not None:
+        raise ConfigError(
+            "model.trained names the encoder, so its outputs change with every step and cannot be kept: "
+            "set data.keep_features=null"
+        )
+    if "encoder" in names and settings.lora_rank:
+        raise ConfigError("model.lora_rank adapts an encoder that stays as it is: leave encoder out of model.trained")
+    if settings.drop_path and "encoder" not in names:
+        raise ConfigError(f"model.drop_path={settings.drop_path} is for a trained encoder: name it in model.trained")
+    if optim.weight_decay and optim.name == "adam":
+        raise ConfigError(f"optim.weight_decay={optim.weight_decay} needs optim.name=adamw")
+    return [_PARTS[name] for name in names]
 
 
 def build_adapter(model: Sam, config: TrainConfig, world: World) -> EncoderLoRA | None:
@@ -195,8 +238,11 @@ def open_run(config: TrainConfig, world: World | None = None) -> Run:
     trainer = Trainer(model, data.plan, config, world, build_adapter(model, config, world))
     if config.loop.compile:
         model.image_encoder.compile()
+    records = replace(records, val=[*records.val, *generated_val_records(config, model.image_size, world)])
     run = Run(config, world, trainer, data, records, StateFolder(Path(config.output_dir), world, config))
     start = run.states.find(config.resume)
+    if start is None and config.model.checkpoint is None and "encoder" in model.trained_parts:
+        settle_batch_norms(model, data.plain, data.plan)
     if start is not None:
         run.best = restore(trainer, start, exact=config.resume == "auto")
         logger.info("going on from %s: step %d of %d", start, trainer.step, trainer.plan.total_steps)

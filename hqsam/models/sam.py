@@ -20,8 +20,10 @@ from hqsam.postprocess import full_size_masks, upscale_logits
 from hqsam.types import FUSIONS, DecoderOutput, Fusion, ImageFeatures, Prompts
 
 HeadState = Literal["random", "untrained", "trained"]
-TrainablePart = Literal["head", "decoder"]
-"""What training may change in place: the HQ head, SAM's mask decoder. The encoder is adapted by `EncoderLoRA` alone."""
+TrainablePart = Literal["head", "decoder", "prompt", "encoder"]
+"""What training may change in place: the HQ head; of SAM the mask decoder, the prompt encoder, the image encoder."""
+
+SAM_PARTS: tuple[TrainablePart, ...] = ("decoder", "prompt", "encoder")
 
 CPU_CHUNK, GPU_CHUNK = 4, 32
 """Prompts decoded at once: on a CPU small chunks stay in cache and avoid page faults of giant temporaries."""
@@ -31,7 +33,7 @@ class Sam(nn.Module):
     """SAM, or HQ-SAM when `mask_decoder` is an `HQMaskDecoder`.
 
     In an HQ model SAM's part is frozen by construction: no gradient, always in eval mode; only `hq_parameters` train,
-    unless `set_trained` adds SAM's mask decoder.
+    unless `set_trained` names parts of SAM too. In a plain SAM every part trains unless it chooses among them.
 
     Attributes:
         head_state: "random" after building; "untrained" once a file filled SAM's part and not the head; "trained"
@@ -60,8 +62,7 @@ class Sam(nn.Module):
         self.head_state: HeadState = "random"
         self.default_fusion: Fusion | None = None
         self.trained_parts: tuple[TrainablePart, ...] = ()
-        if self.has_hq:
-            self.set_trained(["head"])
+        self.set_trained(["head"] if self.has_hq else SAM_PARTS)
 
     @property
     def has_hq(self) -> bool:
@@ -92,28 +93,35 @@ class Sam(nn.Module):
         """Choose what training changes; everything else is frozen.
 
         Args:
-            parts: "head", "decoder", both or none.
+            parts: any of "head" (HQ models alone), "decoder", "prompt" and "encoder"; or none.
 
         Raises:
-            ValueError: an unknown part, or a plain SAM, which has no head to train.
+            ValueError: an unknown part, or the head of a plain SAM, which has none.
         """
-        if not isinstance(self.mask_decoder, HQMaskDecoder):
-            raise ValueError("a plain SAM has no HQ head to train; build an hq_ model")
         if unknown := [part for part in parts if part not in get_args(TrainablePart)]:
             raise ValueError(f"parts must be among {get_args(TrainablePart)}, got {unknown}")
+        if "head" in parts and not self.has_hq:
+            raise ValueError(f"a plain SAM has no HQ head to train; build an hq_ model, or name parts of {SAM_PARTS}")
         self.trained_parts = tuple(part for part in get_args(TrainablePart) if part in parts)
         self.requires_grad_(False)
-        for parameters in self.trained_parameters().values():
-            for parameter in parameters:
-                parameter.requires_grad_(True)
+        for module in self.trained_modules().values():
+            module.requires_grad_(True)
         self.train(self.training)
+
+    def part_modules(self) -> dict[TrainablePart, nn.Module]:
+        """The parts of the model; "head" is missing from a plain SAM."""
+        modules: dict[TrainablePart, nn.Module] = {"decoder": self.mask_decoder}
+        if isinstance(self.mask_decoder, HQMaskDecoder):
+            modules = {"head": self.mask_decoder.head, "decoder": self.mask_decoder.trunk}
+        return {**modules, "prompt": self.prompt_encoder, "encoder": self.image_encoder}
+
+    def trained_modules(self) -> dict[TrainablePart, nn.Module]:
+        """The parts that training changes."""
+        return {part: module for part, module in self.part_modules().items() if part in self.trained_parts}
 
     def trained_parameters(self) -> dict[TrainablePart, list[nn.Parameter]]:
         """The parameters that training changes, by part."""
-        if not isinstance(self.mask_decoder, HQMaskDecoder):
-            return {}
-        modules: dict[TrainablePart, nn.Module] = {"head": self.mask_decoder.head, "decoder": self.mask_decoder.trunk}
-        return {part: list(modules[part].parameters()) for part in self.trained_parts}
+        return {part: list(module.parameters()) for part, module in self.trained_modules().items()}
 
     def resolve_fusion(self, fusion: Fusion | None = None, hq_token_only: bool = False) -> Fusion:
         """What this model returns for what a caller asked.
@@ -141,12 +149,18 @@ class Sam(nn.Module):
         return chosen
 
     def train(self, mode: bool = True) -> Sam:
-        """Switch the head's mode; in an HQ model the frozen part stays in eval mode."""
+        """Switch the trained parts' mode; the others stay in eval mode.
+
+        Batch norms stay there in any case: TinyViT's statistics belong to its weights (MobileSAM's are folded into
+        them), and those of a batch would depend on how images are spread over batches and processes.
+        """
         super().train(mode)
-        if isinstance(self.mask_decoder, HQMaskDecoder):
-            self.image_encoder.eval()
-            self.prompt_encoder.eval()
-            self.mask_decoder.trunk.train(mode and "decoder" in self.trained_parts)
+        for part, module in self.part_modules().items():
+            if part not in self.trained_parts:
+                module.eval()
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
         return self
 
     def preprocess(self, x: Tensor) -> Tensor:

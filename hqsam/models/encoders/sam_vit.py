@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from hqsam.models.encoders.timm_backbones import build_sam_vit
+from hqsam.models.encoders.timm_backbones import build_sam_vit, set_drop_path
 from hqsam.types import ImageFeatures
 
 
@@ -39,3 +39,13 @@ class SamViTEncoder(nn.Module):
         """(B, 3, S, S) normalised -> embedding (B, 256, S/16, S/16), early feature (B, width, S/16, S/16)."""
         embedding, (early,) = self.backbone.forward_intermediates(images, indices=[self._early_block])
         return ImageFeatures(embedding, early)
+
+    def layers(self) -> list[list[nn.Parameter]]:
+        """Parameters by depth: patches and positions, each block, the neck. Layer-wise learning rates go by it."""
+        backbone = self.backbone
+        stem = [*backbone.patch_embed.parameters(), *([] if backbone.pos_embed is None else [backbone.pos_embed])]
+        return [stem, *(list(block.parameters()) for block in backbone.blocks), list(backbone.neck.parameters())]
+
+    def set_drop_path(self, rate: float) -> None:
+        """Stochastic depth in training (`hqsam.models.drop_path`): 0 in the first block, `rate` in the last."""
+        set_drop_path(self.backbone, rate)
