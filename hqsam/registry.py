@@ -60,7 +60,7 @@ _ENCODERS: dict[str, tuple[EncoderSpec, int, tuple[str, ...]]] = {
     "vit_h": (SamViTSpec(width=1280, depth=32, num_heads=16, global_blocks=(7, 15, 23, 31)), 1024, ()),
     "vit_tiny": (TinyViTSpec(), 1024, ("embedded",)),
     # Can be trained from nothing on a CPU, see configs/train/sam_small_from_nothing.yaml.
-    "vit_small": (
+    "vit_tiny_small": (
         TinyViTSpec(widths=(32, 64, 96, 160), depths=(2, 2, 4, 2), num_heads=(1, 2, 3, 5), window_sizes=(8, 8, 16, 8)),
         256,
         (),

@@ -109,7 +109,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "vit_l": Architecture("vit", (1024,), (24,)),
     "vit_h": Architecture("vit", (1280,), (32,)),
     "vit_tiny": Architecture("tiny", (64, 128, 160, 320), (2, 2, 6, 2)),
-    "vit_small": Architecture("tiny", (32, 64, 96, 160), (2, 2, 4, 2)),
+    "vit_tiny_small": Architecture("tiny", (32, 64, 96, 160), (2, 2, 4, 2)),
     "test_vit": Architecture("vit", (32,), (4,)),
     "test_tiny": Architecture("tiny", (16, 32, 32, 64), (1, 1, 2, 1)),
 }
@@ -120,7 +120,7 @@ _TITLES: Mapping[str, str] = {
     "vit_l": "ViT-L",
     "vit_h": "ViT-H",
     "vit_tiny": "TinyViT",
-    "vit_small": "ViT-small",
+    "vit_tiny_small": "small TinyViT",
 }
 
 

@@ -83,6 +83,8 @@ def open_train_data(config: TrainConfig, model: Sam, records: RunRecords, world_
     try:
         paths = len(drop_paths(model.image_encoder))
         options = data_options(data, click_draws=config.clicks.plan().num_draws, path_draws=paths)
+        if not model.has_hq:  # SAM's own loss looks at whole masks: no points are drawn in vain
+            options = dataclasses.replace(options, points_per_mask=1)
         plain = TrainingSet(source, options, model.image_size, config.seed)
         length = max(data.epoch_images or len(plain), loop.batch_size * loop.accumulate * world_size)
         order = functools.partial(_order, tuple(plain.sources), config.seed, tuple(data.weights.items()), length)

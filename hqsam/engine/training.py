@@ -68,8 +68,8 @@ def build_model(config: TrainConfig, world: World) -> Sam:
         except ValueError as error:
             raise ConfigError(f"model: {error}") from error
     parts = trained_parts(config, has_hq=model.has_hq)
-    given = settings.checkpoint is not None or "." in settings.name
-    if not settings.random_weights and (model.head_state == "random" if model.has_hq else not given):
+    nothing = model.head_state == "random" if model.has_hq else not _names_weights(config)
+    if nothing and not settings.random_weights:
         files = "SAM's file with model.fresh_hq_head=true, an HQ file" if model.has_hq else "SAM's file"
         raise ConfigError(
             f"model.checkpoint is null, so all of {settings.name} would be random; give {files} to go on from, "
@@ -80,6 +80,11 @@ def build_model(config: TrainConfig, world: World) -> Sam:
         model.image_encoder.set_drop_path(settings.drop_path)  # type: ignore[operator]
     broadcast_parameters((p for group in model.trained_parameters().values() for p in group), world)
     return model
+
+
+def _names_weights(config: TrainConfig) -> bool:
+    """Whether a file or the tag of the model's name gives the encoder its weights."""
+    return config.model.checkpoint is not None or "." in config.model.name
 
 
 _PARTS: Mapping[str, TrainablePart] = {"hq": "head", "decoder": "decoder", "prompt": "prompt", "encoder": "encoder"}
@@ -241,7 +246,7 @@ def open_run(config: TrainConfig, world: World | None = None) -> Run:
     records = replace(records, val=[*records.val, *generated_val_records(config, model.image_size, world)])
     run = Run(config, world, trainer, data, records, StateFolder(Path(config.output_dir), world, config))
     start = run.states.find(config.resume)
-    if start is None and config.model.checkpoint is None and "encoder" in model.trained_parts:
+    if start is None and not _names_weights(config) and "encoder" in model.trained_parts:
         settle_batch_norms(model, data.plain, data.plan)
     if start is not None:
         run.best = restore(trainer, start, exact=config.resume == "auto")

@@ -26,7 +26,6 @@ SAM = [
     "data.prompts.num_points=1",
     "data.prompts.box_jitter=0.1",
     "data.prompts.prompts_per_image=2",
-    "data.points.points_per_mask=1",
     "clicks.rounds=2",
     "clicks.mask_only=2",
     "optim.name=adamw",
@@ -230,3 +229,24 @@ def create_like(model: torch.nn.Module, batch: Any) -> torch.Tensor:
     plain = create_model("sam_test_vit", device="cpu")
     plain.load_state_dict(model.state_dict())
     return image_features(plain, batch).image_embedding
+
+
+def test_batch_norms_of_nothing_are_settled_once(data: Path, tmp_path: Path) -> None:
+    options = [*SAM, "model.name=sam_test_tiny"]
+    run = open_run(make_config(data, tmp_path / "a", *options, "loop.max_steps=1"))
+    images = torch.cat([batch.images for batch in run.loader() if batch.images is not None])
+    encoder = run.trainer.model.image_encoder
+    norm = encoder.backbone.patch_embed.conv1  # type: ignore[union-attr]
+    with torch.no_grad():
+        inputs = norm.conv(run.trainer.model.preprocess_canvas(images))  # type: ignore[operator,union-attr]
+    torch.testing.assert_close(norm.bn.running_mean, inputs.mean((0, 2, 3)))  # type: ignore[union-attr]
+    torch.testing.assert_close(norm.bn.running_var, inputs.var((0, 2, 3)))  # type: ignore[union-attr]
+    run_steps(run, 1)
+    run.states.save(run.trainer)
+    again = open_run(make_config(data, tmp_path / "a", *options, "loop.max_steps=2"))
+    run_steps(again, 1)
+    for a, b in zip(again.trainer.model.buffers(), run.trainer.model.buffers(), strict=True):
+        assert torch.equal(a, b)
+    given = ["model.name=sam_vit_tiny.embedded", "model.image_size=128"]
+    embedded = open_run(make_config(data, tmp_path / "b", *SAM, *given, "loop.max_steps=1")).trainer.model
+    assert all((m.running_mean == 0).all() for m in embedded.modules() if isinstance(m, torch.nn.BatchNorm2d))

@@ -46,10 +46,12 @@ def write_scenes(folder: Path, count: int, size: int, *, seed: int = 0) -> Path:
                 for label, name in enumerate(scene.names, start=1)
                 if (labels == label).any()
             ]
-            image, mask = f"images/{number:05d}.png", f"labels/{number:05d}.png"
-            Image.fromarray(scene.image).save(folder / image)
-            Image.fromarray(labels).save(folder / mask)
-            entries.append({"image": image, "mask": mask, "kind": "index", "source": "scenes", "objects": objects})
+            files = f"images/{number:05d}.png", f"labels/{number:05d}.png"
+            Image.fromarray(scene.image).save(folder / files[0])
+            Image.fromarray(labels).save(folder / files[1])
+            entries.append(
+                {"image": files[0], "mask": files[1], "kind": "index", "source": "scenes", "objects": objects}
+            )
         (folder / "index.json").write_text(json.dumps(entries), encoding="utf-8")
     except OSError as error:
         raise OutputError(f"cannot write generated scenes to {folder}: {error.strerror or error}") from error
