@@ -21,10 +21,11 @@ class DropPath(nn.Module):
         self.draws: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, ...) -> (B, ...)."""
+        """(B W, ...) -> (B W, ...): a ViT's blocks see W windows of each image, one image after the other."""
         if self.draws is None:
             return x
         keep = (self.draws >= self.rate).to(x.dtype) / (1 - self.rate)
+        keep = keep.repeat_interleave(len(x) // len(keep))
         return x * keep.view(-1, *[1] * (x.ndim - 1))
 
 
