@@ -1,4 +1,4 @@
-"""The training loss: binary cross-entropy and dice on sampled points.
+"""The training losses: binary cross-entropy and dice on sampled points; SAM's own focal loss and dice on whole masks.
 
 Points are drawn where the prediction is least certain (PointRend, arXiv 1912.08193, section 3.1), with the numbers of
 the HQ-SAM training code: 112 x 112 points per mask, 75 % of them the most uncertain of three times as many candidates,
@@ -23,6 +23,13 @@ class PointLoss(NamedTuple):
 
     bce: Tensor  # () mean over masks, or (N,)
     dice: Tensor  # () mean over masks, or (N,)
+
+
+class MaskLoss(NamedTuple):
+    """The two terms of whole masks, each (N, M)."""
+
+    focal: Tensor
+    dice: Tensor
 
 
 def point_sample(x: Tensor, points: Tensor) -> Tensor:
@@ -141,6 +148,43 @@ def bce_dice_loss(logits: Tensor, target: Tensor, points: Tensor) -> PointLoss:
         raise ValueError("the loss of no masks is undefined: the batch is empty")
     loss = bce_dice_per_mask(logits, target, points)
     return PointLoss(loss.bce.mean(), loss.dice.mean())
+
+
+def focal_dice_per_mask(logits: Tensor, target: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> MaskLoss:
+    """Focal loss and dice of whole masks, as SAM was trained.
+
+    Segment Anything (section 3, "Losses and training") follows DETR and MaskFormer, which compare all pixels of a mask;
+    points were sampled only by their successors. The defaults are theirs too (Lin et al., arXiv 1708.02002).
+
+    Args:
+        logits: (N, M, h, w) floating; lower precision than float32 is raised to it.
+        target: (N, 1, h, w) floating in [0, 1] at the same pixels.
+        alpha: weight of the object's pixels; the others weigh 1 - alpha.
+        gamma: how much less a pixel weighs that is right already; with 0 and alpha 0.5 it is half the cross-entropy.
+
+    Returns:
+        focal (N, M): mean over the pixels of a_t (1 - p_t)^gamma (-log p_t), where p_t is the probability of the truth.
+        dice (N, M): 1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1).
+
+    Raises:
+        ValueError: shapes that do not fit, or logits of an integer type.
+    """
+    fits = logits.ndim == 4 == target.ndim and target.shape[1] == 1 and len(target) == len(logits)
+    if not fits or target.shape[2:] != logits.shape[2:] or not logits.is_floating_point():
+        raise ValueError(
+            "expected floating logits (N, M, h, w) and a target (N, 1, h, w), "
+            f"got {logits.dtype} {tuple(logits.shape)} and {tuple(target.shape)}"
+        )
+    logits = (logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits).flatten(2)
+    truth = target.to(logits.dtype).flatten(2).expand_as(logits)  # (N, M, h * w)
+    probability = logits.sigmoid()
+    entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    missing = probability * (1 - truth) + (1 - probability) * truth  # 1 - p_t
+    weight = alpha * truth + (1 - alpha) * (1 - truth)
+    focal = (weight * missing**gamma * entropy).mean(dim=2)
+    overlap = (probability * truth).sum(dim=2)
+    dice = 1.0 - (2.0 * overlap + 1.0) / (probability.sum(dim=2) + truth.sum(dim=2) + 1.0)
+    return MaskLoss(focal, dice)
 
 
 def _single(logits: Tensor) -> Tensor:

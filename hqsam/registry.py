@@ -63,6 +63,12 @@ _ENCODERS: dict[str, tuple[EncoderSpec, int, tuple[str, ...]]] = {
     "vit_l": (SamViTSpec(width=1024, depth=24, num_heads=16, global_blocks=(5, 11, 17, 23)), 1024, ()),
     "vit_h": (SamViTSpec(width=1280, depth=32, num_heads=16, global_blocks=(7, 15, 23, 31)), 1024, ()),
     "vit_tiny": (TinyViTSpec(), 1024, ("embedded",)),
+    # Can be trained from nothing on a CPU, see configs/train/sam_small_from_nothing.yaml.
+    "vit_tiny_small": (
+        TinyViTSpec(widths=(32, 64, 96, 160), depths=(2, 2, 4, 2), num_heads=(1, 2, 3, 5), window_sizes=(8, 8, 16, 8)),
+        256,
+        (),
+    ),
     "test_vit": (SamViTSpec(width=32, depth=4, num_heads=2, global_blocks=(1, 3), window_size=3), 128, ()),
     "test_tiny": (TinyViTSpec(widths=(16, 32, 32, 64), depths=(1, 1, 2, 1), num_heads=(1, 1, 2, 2)), 128, ()),
 }

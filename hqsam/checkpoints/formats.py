@@ -111,12 +111,19 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "vit_l": Architecture("vit", (1024,), (24,)),
     "vit_h": Architecture("vit", (1280,), (32,)),
     "vit_tiny": Architecture("tiny", (64, 128, 160, 320), (2, 2, 6, 2)),
+    "vit_tiny_small": Architecture("tiny", (32, 64, 96, 160), (2, 2, 4, 2)),
     "test_vit": Architecture("vit", (32,), (4,)),
     "test_tiny": Architecture("tiny", (16, 32, 32, 64), (1, 1, 2, 1)),
 }
 """Encoders by the name that model names end with (a test holds this against the registry, which stands above)."""
 
-_TITLES: Mapping[str, str] = {"vit_b": "ViT-B", "vit_l": "ViT-L", "vit_h": "ViT-H", "vit_tiny": "TinyViT"}
+_TITLES: Mapping[str, str] = {
+    "vit_b": "ViT-B",
+    "vit_l": "ViT-L",
+    "vit_h": "ViT-H",
+    "vit_tiny": "TinyViT",
+    "vit_tiny_small": "small TinyViT",
+}
 
 
 @dataclass(frozen=True)

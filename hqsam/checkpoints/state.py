@@ -98,21 +98,22 @@ def hq_state_dict(model: Sam) -> dict[str, Tensor]:
 def load_trained_state_dict(model: Sam, tensors: Mapping[str, Tensor], part: Selection = "hq") -> None:
     """Put back what `official_state_dict(model, part)` returned; all of it, or an error before anything changes.
 
-    The head then counts as trained.
+    A head then counts as trained.
 
     Args:
-        model: an HQ model.
+        model: an HQ model; a plain SAM with "all".
         tensors: official name -> tensor.
-        part: "hq" or "hq_decoder".
+        part: "hq", "hq_decoder" or "all".
 
     Raises:
         CheckpointError: missing, unexpected or wrongly shaped tensors, or the model has no HQ head.
     """
     target = Target.of(model)
-    if not model.has_hq:
+    if part != "all" and not model.has_hq:
         raise CheckpointError(f"{target.name} has no HQ head to load into; build an hq_ model")
     copy_into(target, check(target, tensors, _SELECTED[part], "the trained state"))
-    model.head_state = "trained"
+    if model.has_hq:
+        model.head_state = "trained"
 
 
 def select(official: Mapping[str, Tensor], part: Selection) -> dict[str, Tensor]:

@@ -29,6 +29,7 @@ class Sample:
         loss_candidates: (P, C, 2) float32 xy in [0, 1], of which the most uncertain enter the loss.
         loss_uniform: (P, U, 2) float32 xy in [0, 1], which enter it as they are.
         click_draws: (P, R) float32 in [0, 1), which wrong pixel the click of each correction round takes.
+        path_draws: (L,) float32 in [0, 1), which branches of the encoder are left out in training.
     """
 
     key: str
@@ -42,6 +43,7 @@ class Sample:
     loss_candidates: Tensor
     loss_uniform: Tensor
     click_draws: Tensor
+    path_draws: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,7 @@ class Batch:
         loss_candidates: (N, C, 2).
         loss_uniform: (N, U, 2).
         click_draws: (N, R).
+        path_draws: (B, L).
     """
 
     keys: list[str]
@@ -71,6 +74,18 @@ class Batch:
     loss_candidates: Tensor
     loss_uniform: Tensor
     click_draws: Tensor
+    path_draws: Tensor
+
+    def prompts_at(self, rows: slice) -> Batch:
+        """The same images with some of the prompts; views, no copies."""
+        return replace(
+            self,
+            masks=self.masks[rows],
+            prompts=self.prompts[rows],
+            loss_candidates=self.loss_candidates[rows],
+            loss_uniform=self.loss_uniform[rows],
+            click_draws=self.click_draws[rows],
+        )
 
     def to(self, device: torch.device | str) -> Batch:
         """Copy to a device, without waiting where the batch is pinned."""
@@ -109,6 +124,7 @@ class Batch:
             loss_candidates=move(self.loss_candidates),
             loss_uniform=move(self.loss_uniform),
             click_draws=move(self.click_draws),
+            path_draws=move(self.path_draws),
         )
 
 
@@ -141,4 +157,5 @@ def collate(samples: Sequence[Sample]) -> Batch:
         loss_candidates=torch.cat([sample.loss_candidates for sample in samples]),
         loss_uniform=torch.cat([sample.loss_uniform for sample in samples]),
         click_draws=torch.cat([sample.click_draws for sample in samples]),
+        path_draws=torch.stack([sample.path_draws for sample in samples]),
     )

@@ -38,7 +38,8 @@ class TrainDataOptions:
             feeds them.
         box_jitter: standard deviation of the noise on a box coordinate as a share of the side, cut off at 20 pixels of
             a 1024 frame; SAM used 0.1, the published HQ-SAM 0.
-        click_rounds: rounds of corrections, for each of which a random number comes with the sample.
+        click_draws: random numbers that come with each prompt, for the corrections that follow it.
+        path_draws: random numbers that come with each image, for the encoder's stochastic depth.
         use_alpha: train on an object's matte where it has one.
         points_per_mask: points of the loss.
         oversample: candidates drawn for each of those points.
@@ -61,7 +62,8 @@ class TrainDataOptions:
     min_points: int | None = None
     mask_scale: Literal["published", "predictor"] = "published"
     box_jitter: float = 0.0
-    click_rounds: int = 0
+    click_draws: int = 0
+    path_draws: int = 0
     use_alpha: bool = True
     points_per_mask: int = 112 * 112
     oversample: float = 3.0
@@ -71,7 +73,8 @@ class TrainDataOptions:
         for name, least in (
             ("prompts_per_image", 1),
             ("views", 0),
-            ("click_rounds", 0),
+            ("click_draws", 0),
+            ("path_draws", 0),
             ("points_per_mask", 1),
             ("max_tries", 1),
         ):

@@ -110,7 +110,7 @@ class TrainingSet(Dataset[Sample]):
         masks = np.stack([warped[number] for number in chosen])
         points = make_generator(self.seed, "loss", epoch, index // len(self), key)
         candidates, uniform = self._loss_points(len(masks), points)
-        clicks = make_generator(self.seed, "click", epoch, index // len(self), key)
+        clicks, paths = (make_generator(self.seed, name, epoch, index // len(self), key) for name in ("click", "path"))
         published = self.options.pad == "published"
         image = None if kept else self._pixels(view)
         return Sample(
@@ -124,7 +124,8 @@ class TrainingSet(Dataset[Sample]):
             prompts=self._prompts.draw(masks, rng),
             loss_candidates=candidates,
             loss_uniform=uniform,
-            click_draws=torch.from_numpy(clicks.random((len(masks), self.options.click_rounds), dtype=np.float32)),
+            click_draws=torch.from_numpy(clicks.random((len(masks), self.options.click_draws), dtype=np.float32)),
+            path_draws=torch.from_numpy(paths.random(self.options.path_draws, dtype=np.float32)),
         )
 
     def _locate(self, epoch: int, index: int) -> tuple[int, str]:

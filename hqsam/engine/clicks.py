@@ -1,20 +1,79 @@
 """Corrections while training: a click where the last answer was wrong, and that answer as the next mask prompt.
 
 The interactive simulation of SAM's training (Segment Anything, section 3 "Training" and appendix A): points are drawn
-uniformly from the error region, positive where the object was missed, negative where something else was taken.
+uniformly from the error region, positive where the object was missed, negative where something else was taken. In two
+rounds nothing is added but the last answer.
 
 Shape legend: N prompts, K tokens, S side of the model's input, (h, w) grid of low-resolution logits.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from hqsam.losses import mask_at
 from hqsam.types import BOX_TOP_LEFT, NEGATIVE, NOT_A_POINT, PAD, POSITIVE, Prompts
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """How often a prompt is asked again after its first answer, and with what. Prompts never lose a point.
+
+    SAM: 8 clicks, `mask_only` 2, which with the first prompt are 11 rounds.
+
+    Attributes:
+        clicks: rounds that add a click.
+        mask_only: rounds that add nothing but the last answer: one at the end, a second one at a random place between
+            two clicks.
+        feed_mask: the last answer's logits are the mask prompt of the next round.
+
+    Raises:
+        ValueError: rounds that would ask the same again, or no place between two clicks.
+    """
+
+    clicks: int = 0
+    mask_only: int = 0
+    feed_mask: bool = True
+
+    def __post_init__(self) -> None:
+        if self.clicks < 0 or self.mask_only not in (0, 1, 2):
+            raise ValueError(f"rounds >= 0 and mask_only 0, 1 or 2, got {self.clicks} and {self.mask_only}")
+        if self.mask_only and not self.feed_mask:
+            raise ValueError("a round of mask_only without feed_mask would ask the same question again")
+        if self.mask_only == 2 and self.clicks < 2:
+            raise ValueError(f"mask_only=2 puts a round between two clicks, but rounds is {self.clicks}")
+
+    @property
+    def count(self) -> int:
+        """Rounds after the first prompt."""
+        return self.clicks + self.mask_only
+
+    @property
+    def num_draws(self) -> int:
+        """Random numbers that each prompt needs: of the clicks; and of the place between them, with one click spare."""
+        return self.clicks + (2 if self.mask_only == 2 else 0)
+
+    def ask_again(self, prompts: Prompts, turn: int, answer: Tensor, masks: Tensor, draws: Tensor) -> Prompts:
+        """The prompts of the next round. Nothing here waits for the device.
+
+        Args:
+            prompts: N prompts of the last round.
+            turn: number of the next round, 1 ... `count`.
+            answer: (N, 1, h, w) logits of the last round, without gradient.
+            masks: (N, 1, S, S), the truth; see `correction_clicks`.
+            draws: (N, `num_draws`) uniform in [0, 1).
+        """
+        fed = answer if self.feed_mask else None
+        if self.mask_only and turn == self.count:
+            return replace(prompts, masks=fed, has_mask=None)
+        coords, kinds = correction_clicks(answer, masks, draws[:, turn - 1])
+        if self.mask_only == 2:
+            place = 2 + (draws[:, -1] * (self.clicks - 1)).to(torch.int64).clamp(max=self.clicks - 2)
+            kinds = kinds.masked_fill((place == turn)[:, None], PAD)
+        return with_click(prompts, coords, kinds, fed)
 
 
 def correction_clicks(logits: Tensor, masks: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:

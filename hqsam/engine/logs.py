@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from hqsam.checkpoints import atomic_path
 from hqsam.engine.config import flatten_config
 from hqsam.engine.distributed import World
+from hqsam.engine.evaluation.columns import COLUMNS
 from hqsam.engine.schedule import StepPlan
 from hqsam.engine.terminal import progress_bar, terminal
 from hqsam.engine.train_config import TrainConfig
@@ -64,6 +65,10 @@ class RunLog:
         self.device = world.device
         self.plan = plan
         self.every = config.loop.log_every
+        # A plain SAM has a focal loss where HQ has its binary cross-entropy, and no columns of HQ.
+        plain = config.model.name.startswith("sam_")
+        self.terms = {"loss": "loss", "focal" if plain else "bce": "bce", "dice": "dice"}
+        self.columns = ("sam",) if plain else COLUMNS
         self.window: list[StepResult] = []
         self.recent: deque[StepResult] = deque(maxlen=_RECENT)
         if not self.active:
@@ -169,8 +174,8 @@ class RunLog:
         settings = flatten_config(config)
         rows = "\n".join(f"|{key}|{value}|" for key, value in settings.items())
         self.board.add_text("config", f"|key|value|\n|---|---|\n{rows}", step)
-        scores = [f"val/mean/{column}_{key}" for column in ("sam", "hq", "sum") for key in ("miou", "mbiou")]
-        metrics = dict.fromkeys(["train/loss", *(scores if config.data.val else [])], 0.0)
+        scores = [f"val/mean/{column}_{key}" for column in self.columns for key in ("miou", "mbiou")]
+        metrics = dict.fromkeys(["train/loss", *(scores if config.data.val or config.data.val_synthetic else [])], 0.0)
         simple = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in settings.items()}
         *start, self.session_end = hparams(simple, metrics)
         for summary in start:
@@ -183,7 +188,7 @@ class RunLog:
         last, seconds = window[-1], max(sum(item.seconds for item in window), 1e-9)
         values = {
             "epoch": self.plan.epoch_of(last.step - 1),
-            **{name: float(np.mean([getattr(item, name) for item in window])) for name in ("loss", "bce", "dice")},
+            **{name: float(np.mean([getattr(item, field) for item in window])) for name, field in self.terms.items()},
             "grad_norm": float(np.mean([item.grad_norm for item in window])),
             "lr": last.lr,
             "images_per_second": sum(item.images for item in window) / seconds,
@@ -194,12 +199,10 @@ class RunLog:
         self.entry(last.step, values, prefix="train/")
         if not terminal().is_terminal:  # there the bar says it
             logger.info(
-                "step %d/%d  loss %.4f (bce %.4f, dice %.4f)  %.2f images/s, %.0f %% of the time waiting for data",
+                "step %d/%d  %s  %.2f images/s, %.0f %% of the time waiting for data",
                 last.step,
                 self.plan.total_steps,
-                values["loss"],
-                values["bce"],
-                values["dice"],
+                ", ".join(f"{name} {values[name]:.4f}" for name in self.terms),
                 values["images_per_second"],
                 100 * values["data_wait_share"],
             )

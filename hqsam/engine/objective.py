@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 from hqsam.data import Batch
 from hqsam.losses import PointLoss, bce_dice_per_mask, mask_at, select_points
 from hqsam.models import Sam
+from hqsam.models.drop_path import dropped_paths
+from hqsam.models.parts import SAM_PARTS
 from hqsam.models.selection import ALL_CANDIDATES, SINGLE_CANDIDATE
 from hqsam.types import DecoderOutput, ImageFeatures, Prompts
 
@@ -29,29 +32,34 @@ def autocast(device: torch.device, enabled: bool) -> contextlib.AbstractContextM
     return torch.autocast(device.type, torch.bfloat16) if enabled else contextlib.nullcontext()
 
 
-def image_features(model: Sam, batch: Batch, *, amp: bool = False, adapted: bool = False) -> ImageFeatures:
+def image_features(model: Sam, batch: Batch, *, amp: bool = False, trained: bool = False) -> ImageFeatures:
     """Encoder outputs of a batch: the kept ones it carries, or computed now.
 
     Args:
         model: its encoder is run.
         batch: on the model's device.
         amp: run the encoder under bfloat16 autocast.
-        adapted: the encoder has an adapter that is trained: the outputs carry a gradient.
+        trained: the encoder or an adapter of it is trained: the outputs carry a gradient.
 
     Raises:
         ValueError: neither images nor kept outputs; or kept outputs for an encoder that changes.
     """
     if batch.features is not None:
-        if adapted:
-            raise ValueError("kept encoder outputs cannot train an adapter of the encoder")
+        if trained:
+            raise ValueError("kept encoder outputs cannot train the encoder or an adapter of it")
         return batch.features
     if batch.images is None:
         raise ValueError("a batch needs images or encoder features, got neither")
     images = model.preprocess_canvas(batch.images, batch.input_hw)
     # On a CPU one image at a time is faster than a batch, and its temporaries take a batch's fraction of the memory.
-    parts = images.split(1 if images.device.type == "cpu" else len(images))
-    with torch.set_grad_enabled(adapted), autocast(model.device, amp):
-        return ImageFeatures(*map(torch.cat, zip(*map(model.image_encoder, parts), strict=True)))
+    size = 1 if images.device.type == "cpu" else len(images)
+    draws = batch.path_draws.split(size) if trained and batch.path_draws.shape[1] else itertools.repeat(None)
+    outputs = []
+    with torch.set_grad_enabled(trained), autocast(model.device, amp):
+        for part, chance in zip(images.split(size), draws, strict=False):
+            with dropped_paths(model.image_encoder, chance):
+                outputs.append(model.image_encoder(part))
+    return ImageFeatures(*map(torch.cat, zip(*outputs, strict=True)))
 
 
 def forward_loss(
@@ -66,7 +74,7 @@ def forward_loss(
     """Forward pass of one micro-batch, as published: BCE and dice of the HQ logits alone.
 
     SAM's own masks are not computed unless they are needed; its transformer is, since the HQ token travels through it.
-    Where SAM's decoder is trained as well (`Sam.trained_parts`), `sam_loss` of its masks is added.
+    Where parts of SAM are trained as well (`Sam.trained_parts`), `sam_loss` of its masks is added.
 
     Args:
         model: an HQ model.
@@ -79,7 +87,7 @@ def forward_loss(
     Returns:
         Terms of each mask. The loss of a step is the mean of their totals.
     """
-    trains_sam = "decoder" in model.trained_parts
+    trains_sam = any(part in model.trained_parts for part in SAM_PARTS)
     candidates = ALL_CANDIDATES if trains_sam else SINGLE_CANDIDATE if answer else ()
     if features is None:
         features = image_features(model, batch, amp=amp)
@@ -125,10 +133,29 @@ def sam_loss(output: DecoderOutput, batch: Batch, dtype: torch.dtype) -> Tensor:
 
     loss = point_loss(logits, repeat(batch.masks), repeat(batch.loss_candidates), repeat(batch.loss_uniform))
     masks = (loss.bce + loss.dice).view(count, number)
+    truth = low_resolution_truth(batch.masks, output)
+    score = score_errors(output.iou.to(masks.dtype), output.sam_logits, truth).mean(dim=1)
+    return masks[:, 0] + masks[:, 1:].amin(dim=1) + score
+
+
+def low_resolution_truth(masks: Tensor, output: DecoderOutput) -> Tensor:
+    """(N, 1, h, w) bool: what of the objects the low-resolution masks should hold."""
+    return mask_at(masks, output.sam_logits.shape[-2:]) > 0.5
+
+
+def score_errors(iou: Tensor, logits: Tensor, truth: Tensor) -> Tensor:
+    """Squared errors of predicted IoUs.
+
+    Args:
+        iou: (N, M) predicted, with gradient.
+        logits: (N, M, h, w), the masks that it was predicted of; without gradient here.
+        truth: (N, 1, h, w) bool. Where it and the mask are both empty, the IoU counts as 0.
+
+    Returns:
+        (N, M).
+    """
     with torch.no_grad():
-        truth = mask_at(batch.masks, output.sam_logits.shape[-2:]) > 0.5  # (N, 1, h, w)
-        inside = output.sam_logits > 0
+        inside = logits > 0
         overlap = (inside & truth).sum((2, 3))
         union = (inside | truth).sum((2, 3)).clamp(min=1)
-    score = (output.iou.to(masks.dtype) - overlap / union).square().mean(dim=1)
-    return masks[:, 0] + masks[:, 1:].amin(dim=1) + score
+    return (iou - overlap / union).square()

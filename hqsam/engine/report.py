@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from hqsam.engine.schedule import StepPlan
 from hqsam.engine.train_config import TrainConfig
 from hqsam.engine.validation import Validator
 
+_TERMS = {"bce": "BCE", "focal": "focal", "dice": "dice"}
 _METRICS = {"mbiou": "boundary IoU", "miou": "mask IoU"}
 
 Entry = Mapping[str, Any]
@@ -33,11 +34,14 @@ def write_report(folder: Path, config: TrainConfig, plan: StepPlan, validator: V
     entries = read_entries(folder / "log.jsonl")
     train = [entry for entry in entries if "loss" in entry]
     means = [entry for entry in entries if entry.get("val") == "mean"]
+    data = config.data
+    val = [*data.val, *([f"{data.val_synthetic} generated scenes"] if data.val_synthetic else [])]
+    trained_on = [*data.train, *(["generated scenes"] if data.synthetic else [])]
     lines = [
         f"# Training of {config.model.name}",
         "",
         f"- {plan.total_steps} steps of {plan.global_batch} images, {plan.steps_per_epoch} steps an epoch",
-        f"- trained on {', '.join(config.data.train)}; validated on {', '.join(config.data.val) or 'nothing'}",
+        f"- trained on {', '.join(trained_on)}; validated on {', '.join(val) or 'nothing'}",
         "- settings: `config.yaml`; weights: `model.safetensors`; numbers of every step: `log.jsonl`, `tensorboard/`",
         "",
         *(_training(train, folder) if train else []),
@@ -55,13 +59,15 @@ def write_report(folder: Path, config: TrainConfig, plan: StepPlan, validator: V
 
 def _training(entries: Sequence[Entry], folder: Path) -> list[str]:
     steps = [entry["step"] for entry in entries]
-    curves = [Line(name, steps, [entry[name] for entry in entries]) for name in ("loss", "bce", "dice")]
+    last = entries[-1]
+    names = [name for name in ("loss", "bce", "focal", "dice") if name in last]
+    curves = [Line(name, steps, [entry[name] for entry in entries]) for name in names]
     draw_plot(folder / "plots" / "loss.png", "training loss", curves, smooth=True)
     rates = [Line("learning rate", steps, [entry["lr"] for entry in entries])]
     draw_plot(folder / "plots" / "learning_rate.png", "learning rate", rates)
-    last = entries[-1]
+    terms = ", ".join(f"{_TERMS[name]} {last[name]:.4f}" for name in names[1:])
     return [
-        f"Loss {last['loss']:.4f} (BCE {last['bce']:.4f}, dice {last['dice']:.4f}), mean of the last logged steps.",
+        f"Loss {last['loss']:.4f} ({terms}), mean of the last logged steps.",
         "",
         "![training loss](plots/loss.png)",
         "",
@@ -71,23 +77,25 @@ def _training(entries: Sequence[Entry], folder: Path) -> list[str]:
 
 
 def _validation(means: Sequence[Entry], folder: Path) -> list[str]:
+    columns = {column: title for column, title in COLUMN_TITLES.items() if f"{column}_mbiou" in means[-1]}
+    heads = [f"{title} {metric}" for title in columns.values() for metric in ("mIoU", "mBIoU")]
     lines = [
         "## Validation while training, mean over sets",
         "",
-        "| step | SAM mIoU | SAM mBIoU | HQ mIoU | HQ mBIoU | SAM+HQ mIoU | SAM+HQ mBIoU |",
-        "|---:|---:|---:|---:|---:|---:|---:|",
-        *(_row(entry) for entry in means),
+        f"| step | {' | '.join(heads)} |",
+        "|---:" * (1 + len(heads)) + "|",
+        *(_row(entry, columns) for entry in means),
         "",
     ]
     steps = [entry["step"] for entry in means]
     for metric, name in _METRICS.items():
         curves = [
             Line(title, steps, [entry[f"{column}_{metric}"] for entry in means], COLUMN_COLORS[column])
-            for column, title in COLUMN_TITLES.items()
+            for column, title in columns.items()
         ]
         file = Path("plots", f"validation_{metric}.png")
         draw_plot(folder / file, f"validation, mean {name} over sets, percent", curves)
-        lines += [f"![{name} of SAM, HQ and SAM+HQ]({file.as_posix()})", ""]
+        lines += [f"![{name} of {' and '.join(columns.values())}]({file.as_posix()})", ""]
     return lines
 
 
@@ -102,6 +110,6 @@ def _cases(folder: Path) -> list[str]:
     return lines
 
 
-def _row(entry: Entry) -> str:
-    values = (f"{entry[f'{c}_{m}']:.2f}" for c in COLUMN_TITLES for m in ("miou", "mbiou"))
+def _row(entry: Entry, columns: Iterable[str]) -> str:
+    values = (f"{entry[f'{c}_{m}']:.2f}" for c in columns for m in ("miou", "mbiou"))
     return f"| {entry['step']} | " + " | ".join(values) + " |"

@@ -96,14 +96,17 @@ class PlannedBatches(Sampler[list[Item]]):
 def learning_rate(step: int, plan: StepPlan, config: OptimConfig) -> float:
     """Learning rate of a step.
 
-    ``step`` drops by `drop_factor` once `drop_epoch` epochs are over (published: x0.1 after 10 of 12); ``cosine``
-    falls from `lr` to zero over the run. Both rise linearly over the first `warmup_steps` steps.
+    ``step`` drops by `drop_factor` once `drop_epoch` epochs are over (published: x0.1 after 10 of 12), or after each of
+    `drop_steps` where they are given; ``cosine`` falls from `lr` to zero over the run. Both rise linearly over the
+    first `warmup_steps` steps.
     """
     rate = config.lr
     if config.schedule == "cosine":
         length = max(1, plan.total_steps - config.warmup_steps)
         done = min(1.0, max(0, step - config.warmup_steps) / length)
         rate *= 0.5 * (1 + math.cos(math.pi * done))
+    elif config.drop_steps:
+        rate *= config.drop_factor ** sum(step >= drop for drop in config.drop_steps)
     elif plan.epoch_of(step) >= config.drop_epoch:
         rate *= config.drop_factor
     return rate * min(1.0, (step + 1) / (config.warmup_steps + 1))

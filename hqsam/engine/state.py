@@ -39,18 +39,22 @@ EXACTNESS = (
     "model.image_size",
     "model.trained",
     "model.head",
+    "model.drop_path",
     "model.lora",
     "loop.dtype",
     "loop.amp",
     "loop.ema",
     "data.",
     "clicks.",
+    "optim.name",
     "optim.beta",
     "optim.eps",
+    "optim.layer_decay",
+    "optim.weight_decay",
 )
 """Keys, or beginnings of keys, whose change makes the rest of a run differ from an unbroken one."""
-STRUCTURE = ("model.name", "model.trained", "model.head", "model.lora_rank")
-"""Keys that say which tensors a state holds: it fits no other model, on purpose or not."""
+STRUCTURE = ("model.name", "model.trained", "model.head", "model.lora_rank", "optim.name")
+"""Keys that say which tensors a state holds and how they are grouped: it fits no other run, on purpose or not."""
 HARMLESS = ("data.root", "data.workers", "data.val", "data.check", "data.on_defect")
 """Exceptions to `EXACTNESS`."""
 
@@ -163,14 +167,17 @@ def training_state(trainer: Trainer) -> dict[str, Any]:
 
 
 def trained_selection(model: Sam) -> Selection:
-    """What of a model training changes in place."""
+    """What of a model training changes in place, in the smallest selection that is a checkpoint."""
+    if not model.has_hq or not {"head", "decoder"}.issuperset(model.trained_parts):
+        return "all"
     return "hq_decoder" if "decoder" in model.trained_parts else "hq"
 
 
 def save_trained(trainer: Trainer, path: Path, metadata: Mapping[str, str]) -> None:
     """Write what training changed to the smallest file that holds all of it.
 
-    That is the HQ head, the head and SAM's mask decoder, or the whole model where its encoder was adapted (merged).
+    That is the HQ head, the head and SAM's mask decoder, or the whole model where other parts of SAM were trained or
+    its encoder was adapted (merged).
     """
     if trainer.adapter is None:
         save_checkpoint(trainer.model, path, part=trained_selection(trainer.model), metadata=metadata)
@@ -224,7 +231,8 @@ def restore(trainer: Trainer, path: Path, *, exact: bool) -> float | None:
         load_adapter_state_dict(trainer.model, trainer.adapter, state["lora"])
     if trainer.average is not None:  # a run that kept none so far begins one here
         trainer.average.load(state.get("ema") or trainer.parameters)
-    settings = [{key: group[key] for key in ("name", "betas", "eps")} for group in trainer.optimizer.param_groups]
+    keys = ("name", "factor", "betas", "eps", "weight_decay")
+    settings = [{key: group[key] for key in keys} for group in trainer.optimizer.param_groups]
     trainer.optimizer.load_state_dict(state["optimizer"])
     for group, new in zip(trainer.optimizer.param_groups, settings, strict=True):
         group.update(new)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hqsam.engine.clicks import Rounds
 from hqsam.engine.config import MISSING, setting
+from hqsam.errors import ConfigError
 
 
 @dataclass(kw_only=True)
@@ -17,11 +19,15 @@ class ModelConfig:
     fresh_hq_head: bool = setting(False, "allow a plain SAM file: the HQ head starts from random weights")
     random_weights: bool = setting(False, "allow no weights at all; for trials of the machinery")
     image_size: int | None = setting(None, "side of the square input in pixels; null: that of the weights", at_least=16)
-    trained: Literal["hq", "hq+decoder", "score"] = setting(
-        "hq", "the HQ head alone, SAM's mask decoder with it, or a score head alone"
+    trained: str = setting(
+        "hq",
+        "what is trained, joined by +: hq, the HQ head; decoder, prompt, encoder of SAM; or score, a score head, alone",
     )
     head: str = setting(
         "early+final+mask", "what the head is made of, see docs/ablations.md: features joined by +, token, or a copy"
+    )
+    drop_path: float = setting(
+        0.0, "stochastic depth of a trained encoder; SAM: 0.6 (ViT-B), 0.4 (L, H)", at_least=0, at_most=0.9
     )
     lora_rank: int = setting(0, "rank of a trained adapter of the encoder's attention (LoRA); 0: none", at_least=0)
     lora_alpha: float | None = setting(None, "its update is scaled by alpha / rank; null: by 1", above=0)
@@ -87,6 +93,9 @@ class DataConfig:
     )
     use_alpha: bool = setting(True, "a measured matte, where there is one, is the target instead of the mask")
     synthetic: int = setting(0, 'generated scenes beside data.train; their source is "synthetic"', at_least=0)
+    val_synthetic: int = setting(
+        0, "generated scenes beside data.val, of other seeds, written to val_scenes/ of the run folder", at_least=0
+    )
     weights: dict[str, float] = setting({}, "relative share of each source in an epoch; empty: every image once")
     epoch_images: int | None = setting(None, "images in an epoch; null: as many as there are", at_least=1)
     val_per_source: int | None = setting(None, "objects of each source to validate on; null: all", at_least=1)
@@ -103,11 +112,13 @@ class DataConfig:
 
 @dataclass(kw_only=True)
 class OptimConfig:
-    """Adam, as published, and its learning rate."""
+    """Adam, as published for HQ-SAM, or AdamW, as for SAM, and the learning rate."""
 
+    name: Literal["adam", "adamw"] = setting("adam", "adam: as HQ-SAM; adamw: as SAM")
     lr: float = setting(1e-3, "learning rate", above=0)
     schedule: Literal["step", "cosine"] = setting("step", "step: as published; cosine: to zero at the last step")
     drop_epoch: int = setting(10, "step schedule: the rate drops after this many epochs", at_least=0)
+    drop_steps: list[int] = setting([], "step schedule: it drops after each of these steps instead", at_least=0)
     drop_factor: float = setting(0.1, "step schedule: factor of the drop", above=0)
     warmup_steps: int = setting(0, "linear warm-up", at_least=0)
     beta1: float = setting(0.9, at_least=0, at_most=0.99999)
@@ -115,6 +126,12 @@ class OptimConfig:
     eps: float = setting(1e-8, above=0)
     clip: float | None = setting(None, "largest gradient norm; null: not clipped", above=0)
     decoder_factor: float = setting(0.1, "learning rate of SAM's mask decoder, where trained, over lr", above=0)
+    prompt_factor: float = setting(0.1, "the same of SAM's prompt encoder", above=0)
+    encoder_factor: float = setting(0.01, "the same of SAM's image encoder", above=0)
+    layer_decay: float = setting(
+        1.0, "and of each layer of the encoder over the next one; SAM: 0.6 (ViT-B), 0.8 (L, H)", above=0, at_most=1
+    )
+    weight_decay: float = setting(0.0, "adamw: decay of the weights of linear layers and convolutions", at_least=0)
     lora_factor: float = setting(1.0, "learning rate of the encoder's adapter over lr", above=0)
 
 
@@ -126,6 +143,23 @@ class ClicksConfig:
         0, "further answers to each prompt, each after one click where the last was wrong", at_least=0
     )
     feed_mask: bool = setting(True, "the last answer is the mask prompt of the next, as the predictor's users do")
+    mask_only: int = setting(
+        0,
+        "rounds with the last answer and no new click: 1 at the end, 2 with one between clicks",
+        at_least=0,
+        at_most=2,
+    )
+
+    def plan(self) -> Rounds:
+        """The rounds after the first prompt.
+
+        Raises:
+            ConfigError: settings that contradict each other.
+        """
+        try:
+            return Rounds(self.rounds, self.mask_only, self.feed_mask)
+        except ValueError as error:
+            raise ConfigError(f"clicks: {error}") from error
 
 
 @dataclass(kw_only=True)
@@ -135,6 +169,9 @@ class LoopConfig:
     epochs: int = setting(12, "epochs", at_least=1)
     max_steps: int | None = setting(None, "stop after this many optimizer steps; null: after the epochs", at_least=0)
     batch_size: int = setting(4, "images for each process in a micro-batch", at_least=1)
+    prompt_chunk: int | None = setting(
+        None, "prompts of a micro-batch decoded at once, which bounds the memory; null: all", at_least=1
+    )
     accumulate: int = setting(1, "micro-batches for each optimizer step", at_least=1)
     amp: Literal["off", "bf16"] = setting("off", "bf16: forward pass under bfloat16 autocast")
     ema: float | None = setting(

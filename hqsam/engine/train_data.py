@@ -23,10 +23,12 @@ from hqsam.data import (
     open_dataset,
     select_records,
 )
+from hqsam.engine.distributed import World, from_main
 from hqsam.engine.schedule import StepPlan
 from hqsam.engine.train_config import DataConfig, TrainConfig
 from hqsam.errors import ConfigError, HqsamError
 from hqsam.models import Sam
+from hqsam.models.drop_path import drop_paths
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,10 @@ def open_train_data(config: TrainConfig, model: Sam, records: RunRecords, world_
     data, loop = config.data, config.loop
     source = _open_source(data, records.train, model.image_size)
     try:
-        options = data_options(data, click_rounds=config.clicks.rounds)
+        paths = len(drop_paths(model.image_encoder))
+        options = data_options(data, click_draws=config.clicks.plan().num_draws, path_draws=paths)
+        if not model.has_hq:  # SAM's own loss looks at whole masks: no points are drawn in vain
+            options = dataclasses.replace(options, points_per_mask=1)
         plain = TrainingSet(source, options, model.image_size, config.seed)
         length = max(data.epoch_images or len(plain), loop.batch_size * loop.accumulate * world_size)
         order = functools.partial(_order, tuple(plain.sources), config.seed, tuple(data.weights.items()), length)
@@ -108,11 +113,12 @@ def open_train_data(config: TrainConfig, model: Sam, records: RunRecords, world_
     return TrainData(TrainingSet(source, options, model.image_size, config.seed, store), plain, plan, store)
 
 
-def data_options(config: DataConfig, *, click_rounds: int = 0) -> TrainDataOptions:
+def data_options(config: DataConfig, *, click_draws: int = 0, path_draws: int = 0) -> TrainDataOptions:
     """How samples are made; the sections `augment`, `prompts` and `points` have the names of the options."""
     return TrainDataOptions(
         views=config.views,
-        click_rounds=click_rounds,
+        click_draws=click_draws,
+        path_draws=path_draws,
         use_alpha=config.use_alpha,
         **dataclasses.asdict(config.augment),
         **dataclasses.asdict(config.prompts),
@@ -123,6 +129,21 @@ def data_options(config: DataConfig, *, click_rounds: int = 0) -> TrainDataOptio
 def open_val_records(data: DataConfig) -> list[ImageRecord]:
     """What is validated on; empty where nothing was named."""
     return select_records(_open_all(data.val, data.root), holdout=data.val_holdout) if data.val else []
+
+
+def generated_val_records(config: TrainConfig, image_size: int, world: World) -> list[ImageRecord]:
+    """The generated scenes that are validated on; the first process writes them, every one reads them.
+
+    Raises:
+        OutputError: they cannot be written; on every process.
+    """
+    count = config.data.val_synthetic
+    if not count:
+        return []
+    from hqsam.data.synthetic import write_scenes
+
+    folder = Path(config.output_dir) / "val_scenes"
+    return open_dataset(str(from_main(lambda: write_scenes(folder, count, image_size), world)))
 
 
 def encoder_fingerprint(model: Sam, amp: str) -> str:

@@ -14,16 +14,18 @@ from torch import Tensor, nn
 
 from hqsam.data import Batch
 from hqsam.engine.averaging import WeightAverage
-from hqsam.engine.clicks import correction_clicks, with_click, with_not_a_point
+from hqsam.engine.clicks import with_not_a_point
 from hqsam.engine.distributed import World, gather_objects, sum_over_processes
-from hqsam.engine.objective import forward_loss, image_features
+from hqsam.engine.objective import LossTerms, forward_loss, image_features
+from hqsam.engine.optimizer import make_optimizer
+from hqsam.engine.sam_objective import forward_sam_loss
 from hqsam.engine.schedule import StepPlan, is_due, learning_rate
 from hqsam.engine.score_objective import score_terms
 from hqsam.engine.signals import StopSignals
 from hqsam.engine.train_config import TrainConfig
 from hqsam.errors import HqsamError
 from hqsam.models import EncoderLoRA, Sam
-from hqsam.types import ImageFeatures
+from hqsam.types import ImageFeatures, Prompts
 
 if TYPE_CHECKING:
     from hqsam.engine.logs import RunLog
@@ -49,8 +51,8 @@ class StepResult(NamedTuple):
     """What one optimizer step did, over all processes."""
 
     step: int  # number of steps done, this one included
-    loss: float  # what is minimised: bce + dice of the HQ mask, SAM's loss where its decoder is trained; or the score's
-    bce: float
+    loss: float  # what is minimised: bce + dice of the HQ mask, SAM's loss where parts of it are trained; or the score's
+    bce: float  # of a plain SAM the focal loss
     dice: float
     grad_norm: float
     lr: float
@@ -68,14 +70,14 @@ class Trainer:
     Attributes:
         adapter: low-rank updates of the encoder that are trained with the rest, or None.
         average: running average of what is trained, or None.
-        trained: the trained parameters by group: "head", "decoder", "lora", "score".
+        trained: the trained parameters by group: "head", "decoder", "prompt", "encoder", "lora", "score".
     """
 
     def __init__(
         self, model: Sam, plan: StepPlan, config: TrainConfig, world: World, adapter: EncoderLoRA | None = None
     ) -> None:
-        if not model.has_hq:
-            raise ValueError(f"training needs a model with an HQ head, got {config.model.name!r}; use its hq_ name")
+        if not model.trained_parts:
+            raise ValueError(f"nothing of {config.model.name} is trained; choose parts with set_trained")
         self.model = model.train()
         self.plan = plan
         self.config = config
@@ -87,14 +89,9 @@ class Trainer:
         if adapter is not None:
             self.trained["lora"] = list(adapter.parameters())
         self.parameters = [parameter for group in self.trained.values() for parameter in group]
-        optim = config.optim
-        self.factors = {"head": 1.0, "decoder": optim.decoder_factor, "lora": optim.lora_factor, "score": 1.0}
-        self.optimizer = torch.optim.Adam(
-            [{"params": group, "name": name} for name, group in self.trained.items()],
-            lr=optim.lr,
-            betas=(optim.beta1, optim.beta2),
-            eps=optim.eps,
-        )
+        self.encoder_changes = adapter is not None or "encoder" in model.trained_parts
+        self.rounds = config.clicks.plan()
+        self.optimizer = make_optimizer(model, self.trained, config.optim)
         self.average = None if config.loop.ema is None else WeightAverage(self.parameters, config.loop.ema)
 
     def train_step(self, batches: Sequence[Batch], *, stop: bool = False) -> Tensor:
@@ -125,19 +122,20 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, float("inf") if limit is None else limit)
         rate = learning_rate(self.step, self.plan, self.config.optim)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * self.factors[group["name"]]
+            group["lr"] = rate * group["factor"]
         self.optimizer.step()
         self.step += 1
         if self.average is not None:
             self.average.update(self.step)
-        self.model.head_state = "trained"
+        if self.model.has_hq:
+            self.model.head_state = "trained"
         return torch.cat([totals[:4], norm[None].to(totals.dtype), finite, totals[4:]])
 
     def backward(self, batch: Batch) -> Tensor:
-        """Gradients of one micro-batch: of its prompts, then of the same prompts with one correction more each time.
+        """Gradients of one micro-batch: of its prompts, then of the same prompts asked again round by round.
 
-        The encoder runs once for all rounds. The loss is the mean over rounds, each of which frees its memory before
-        the next begins.
+        The encoder runs once for all prompts and rounds. Each round of each `loop.prompt_chunk` prompts frees its
+        memory before the next begins. The loss is the mean over rounds.
 
         Args:
             batch: on the model's device.
@@ -145,25 +143,41 @@ class Trainer:
         Returns:
             (3,) sums over the masks of BCE, dice and the whole loss, without gradient.
         """
-        amp, clicks = self.config.loop.amp == "bf16", self.config.clicks
-        encoded = image_features(self.model, batch, amp=amp, adapted=self.adapter is not None)
+        encoded = image_features(self.model, batch, amp=self.config.loop.amp == "bf16", trained=self.encoder_changes)
         features = encoded
-        if self.adapter is not None:  # gradients of all rounds meet here, and go through the encoder once
+        if self.encoder_changes:  # gradients of all rounds meet here, and go through the encoder once
             features = ImageFeatures(*(part.detach().requires_grad_() for part in encoded))
-        objective = score_terms if "score" in self.trained else forward_loss
-        prompts = with_not_a_point(batch.prompts) if clicks.rounds else batch.prompts
         sums = torch.zeros(3, dtype=self.model.dtype, device=self.model.device)
-        for turn in range(clicks.rounds + 1):
-            more = turn < clicks.rounds
-            terms = objective(self.model, batch, amp=amp, features=features, prompts=prompts, answer=more)
-            (terms.total.sum() / (clicks.rounds + 1)).backward()
+        size = self.config.loop.prompt_chunk or len(batch.masks)
+        for start in range(0, len(batch.masks), size):
+            sums += self._backward_rounds(batch.prompts_at(slice(start, start + size)), features)
+        if self.encoder_changes:  # a plain SAM never looks at the early feature
+            pairs = [(out, part.grad) for out, part in zip(encoded, features, strict=True) if part.grad is not None]
+            torch.autograd.backward([out for out, _ in pairs], [gradient for _, gradient in pairs])
+        return sums / (self.rounds.count + 1)
+
+    def _backward_rounds(self, batch: Batch, features: ImageFeatures) -> Tensor:
+        rounds = self.rounds
+        prompts = with_not_a_point(batch.prompts) if rounds.clicks else batch.prompts
+        sums = torch.zeros(3, dtype=self.model.dtype, device=self.model.device)
+        for turn in range(rounds.count + 1):
+            more = turn < rounds.count
+            terms = self._round_loss(batch, features, prompts, first=turn == 0, answer=more)
+            (terms.total.sum() / (rounds.count + 1)).backward()
             sums += torch.stack([part.detach().sum() for part in (terms.bce, terms.dice, terms.total)])
             if more and terms.answer is not None:
-                click = correction_clicks(terms.answer, batch.masks, batch.click_draws[:, turn])
-                prompts = with_click(prompts, *click, terms.answer if clicks.feed_mask else None)
-        if self.adapter is not None:
-            torch.autograd.backward(encoded, [part.grad for part in features])
-        return sums / (clicks.rounds + 1)
+                prompts = rounds.ask_again(prompts, turn + 1, terms.answer, batch.masks, batch.click_draws)
+        return sums
+
+    def _round_loss(
+        self, batch: Batch, features: ImageFeatures, prompts: Prompts, *, first: bool, answer: bool
+    ) -> LossTerms:
+        amp = self.config.loop.amp == "bf16"
+        if "score" in self.trained:
+            return score_terms(self.model, batch, amp=amp, features=features, prompts=prompts, answer=answer)
+        if self.model.has_hq:
+            return forward_loss(self.model, batch, amp=amp, features=features, prompts=prompts, answer=answer)
+        return forward_sam_loss(self.model, batch, features, prompts, first=first, amp=amp)
 
     def averaged(self) -> contextlib.AbstractContextManager[None]:
         """For the length of a block, the model as it would be exported: with the average, where there is one."""
@@ -263,7 +277,7 @@ def fit(trainer: Trainer, loader: Iterable[Batch], log: RunLog, states: StateFol
             keys = [key for batch in batches for key in batch.keys]
             seconds = time.perf_counter() - mark
             mark += seconds
-            rate = trainer.optimizer.param_groups[0]["lr"]
+            rate = learning_rate(step - 1, plan, trainer.config.optim)
             recorder.add(_Pending(step, totals, keys, rate, plan.global_batch, seconds, waited))
             validate, save = is_due(step, loop.val_every, plan), is_due(step, loop.save_every, plan)
             # On a CPU there is nothing to wait for, so every step is looked at; on a GPU a look costs a wait.

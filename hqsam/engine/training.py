@@ -9,7 +9,7 @@ import itertools
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,12 +23,13 @@ from hqsam.engine.data_check import checked_records, write_skipped
 from hqsam.engine.distributed import World, broadcast_parameters, configure_logging, join_world
 from hqsam.engine.encoding import encode_views
 from hqsam.engine.logs import RunLog
+from hqsam.engine.norms import settle_batch_norms
 from hqsam.engine.report import write_report
 from hqsam.engine.schedule import PlannedBatches, planned_views
 from hqsam.engine.signals import STOPPED, ignore_stop_signals
 from hqsam.engine.state import StateFolder, restore
 from hqsam.engine.train_config import TrainConfig
-from hqsam.engine.train_data import RunRecords, TrainData, open_train_data
+from hqsam.engine.train_data import RunRecords, TrainData, generated_val_records, open_train_data
 from hqsam.engine.trainer import NonFiniteLossError, Trainer, fit
 from hqsam.engine.validation import Validator
 from hqsam.errors import ConfigError, HqsamError
@@ -36,13 +37,6 @@ from hqsam.models import EncoderLoRA, Sam, ScoreHead, TrainablePart
 from hqsam.registry import create_model, model_spec
 
 logger = logging.getLogger(__name__)
-
-_TRAINED: Mapping[str, Sequence[TrainablePart]] = {
-    "hq": ["head"],
-    "hq+decoder": ["head", "decoder"],
-    "score": ["score"],
-}
-"""Values of `model.trained`."""
 
 USAGE = """usage: train.py CONFIG.yaml [key=value ...]
 
@@ -55,8 +49,8 @@ def build_model(config: TrainConfig, world: World) -> Sam:
     """The model to train; what is random in it depends on the seed alone.
 
     Raises:
-        ConfigError: an unknown name, no HQ head to train, no weights where that was not asked for, or a score of a head
-            that is not trained.
+        ConfigError: an unknown name, a part to train that is not there, no weights where that was not asked for, or a
+            score of a head that is not trained.
         CheckpointError: the checkpoint is unusable.
     """
     settings, dtype = config.model, {"float32": torch.float32, "float64": torch.float64}[config.loop.dtype]
@@ -76,15 +70,18 @@ def build_model(config: TrainConfig, world: World) -> Sam:
             raise
         except ValueError as error:
             raise ConfigError(f"model: {error}") from error
-    if not model.has_hq:
-        raise ConfigError(f"model.name={settings.name} is plain SAM and has nothing to train; use an hq_ name")
-    if model.head_state == "random" and not settings.random_weights:
+    parts = trained_parts(config, has_hq=model.has_hq)
+    nothing = model.head_state == "random" if model.has_hq else not _names_weights(config)
+    if nothing and not settings.random_weights:
+        files = "SAM's file with model.fresh_hq_head=true, an HQ file" if model.has_hq else "SAM's file"
         raise ConfigError(
-            f"model.checkpoint is null, so all of {settings.name} would be random; give SAM's file with "
-            "model.fresh_hq_head=true, an HQ file to go on from, or model.random_weights=true if that is meant"
+            f"model.checkpoint is null, so all of {settings.name} would be random; give {files} to go on from, "
+            "or model.random_weights=true if that is meant"
         )
     _settle_score_head(model, config)
-    model.set_trained(_TRAINED[settings.trained])
+    model.set_trained(parts)
+    if settings.drop_path:
+        model.image_encoder.set_drop_path(settings.drop_path)  # type: ignore[operator]
     broadcast_parameters(itertools.chain.from_iterable(model.trained_parameters().values()), world)
     return model
 
@@ -103,6 +100,62 @@ def _settle_score_head(model: Sam, config: TrainConfig) -> None:
     elif model.score_head is not None:
         logger.warning("the score head of %s is left out: the masks that it knows change", config.model.checkpoint)
         model.set_score_head(None)
+
+
+def _names_weights(config: TrainConfig) -> bool:
+    """Whether a file or the tag of the model's name gives the encoder its weights."""
+    return config.model.checkpoint is not None or "." in config.model.name
+
+
+_PARTS: Mapping[str, TrainablePart] = {
+    "hq": "head",
+    "decoder": "decoder",
+    "prompt": "prompt",
+    "encoder": "encoder",
+    "score": "score",
+}
+
+
+def trained_parts(config: TrainConfig, *, has_hq: bool) -> list[TrainablePart]:
+    """The parts that `model.trained` names.
+
+    Raises:
+        ConfigError: an unknown part, one that the model lacks, or settings that contradict what is trained.
+    """
+    settings, optim = config.model, config.optim
+    names = settings.trained.split("+")
+    if unknown := [name for name in names if name not in _PARTS] or [n for n in names if names.count(n) > 1]:
+        raise ConfigError(
+            f"model.trained={settings.trained}: {unknown[0]!r} is unknown or twice there; parts, joined by +, are "
+            f"{', '.join(_PARTS)}"
+        )
+    if "score" in names:
+        if not has_hq or len(names) > 1:
+            raise ConfigError(
+                f"model.trained={settings.trained}: a score head is trained alone, of an hq_ model; got {settings.name}"
+            )
+        return ["score"]
+    if "hq" in names and not has_hq:
+        raise ConfigError(
+            f"model.trained={settings.trained}: {settings.name} is plain SAM and has no HQ head to train; use an hq_ "
+            "name, or name parts of SAM such as decoder+prompt or decoder+prompt+encoder"
+        )
+    if "hq" not in names and has_hq:
+        raise ConfigError(
+            f"model.trained={settings.trained} leaves out the head of {settings.name}: add hq, or train the sam_ model"
+        )
+    if "encoder" in names and config.data.keep_features is not None:
+        raise ConfigError(
+            "model.trained names the encoder, so its outputs change with every step and cannot be kept: "
+            "set data.keep_features=null"
+        )
+    if "encoder" in names and settings.lora_rank:
+        raise ConfigError("model.lora_rank adapts an encoder that stays as it is: leave encoder out of model.trained")
+    if settings.drop_path and "encoder" not in names:
+        raise ConfigError(f"model.drop_path={settings.drop_path} is for a trained encoder: name it in model.trained")
+    if optim.weight_decay and optim.name == "adam":
+        raise ConfigError(f"optim.weight_decay={optim.weight_decay} needs optim.name=adamw")
+    return [_PARTS[name] for name in names]
 
 
 def build_adapter(model: Sam, config: TrainConfig, world: World) -> EncoderLoRA | None:
@@ -222,8 +275,11 @@ def open_run(config: TrainConfig, world: World | None = None) -> Run:
     trainer = Trainer(model, data.plan, config, world, build_adapter(model, config, world))
     if config.loop.compile:
         model.image_encoder.compile()
+    records = replace(records, val=[*records.val, *generated_val_records(config, model.image_size, world)])
     run = Run(config, world, trainer, data, records, StateFolder(Path(config.output_dir), world, config))
     start = run.states.find(config.resume)
+    if start is None and not _names_weights(config) and "encoder" in model.trained_parts:
+        settle_batch_norms(model, data.plain, data.plan)
     if start is not None:
         run.best = restore(trainer, start, exact=config.resume == "auto")
         logger.info("going on from %s: step %d of %d", start, trainer.step, trainer.plan.total_steps)

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from hqsam.data import ImageRecord
 from hqsam.engine.distributed import World, from_main
+from hqsam.engine.evaluation.columns import possible_columns
 from hqsam.engine.evaluation.config import EvalOptions
 from hqsam.engine.evaluation.masks import evaluate
-from hqsam.engine.evaluation.pictures import draw_case, rank_cases, write_case_pictures
+from hqsam.engine.evaluation.pictures import draw_case, main_column, rank_cases, write_case_pictures
 from hqsam.engine.evaluation.plan import plan_items
 from hqsam.engine.evaluation.protocols import make_path
-from hqsam.engine.evaluation.report import EvalResult
+from hqsam.engine.evaluation.report import COLUMN_TITLES, EvalResult
 from hqsam.engine.evaluation.runner import EvaluationStopped
 from hqsam.engine.logs import RunLog
 from hqsam.engine.schedule import is_due
@@ -30,7 +31,7 @@ class Validator:
     """Evaluates the model under training through the public predictor.
 
     Attributes:
-        best: highest mean boundary IoU over sets of the SAM+HQ mask so far, in percent.
+        best: highest mean boundary IoU over sets so far, in percent: of the SAM+HQ mask, or of a plain SAM's.
         last: result of the last run.
     """
 
@@ -58,7 +59,8 @@ class Validator:
         if not self.records:
             return True
         logged = from_main(log.validations, self.world)
-        values = [entry["sum_mbiou"] for entry in logged.values()]
+        main = main_column(possible_columns(trainer.model))
+        values = [entry[f"{main}_mbiou"] for entry in logged.values()]
         self.best = max([*values, *([] if self.best is None else [self.best])], default=None)
         step, plan = trainer.step, trainer.plan
         due = step > 0 and (is_due(step, self.every, plan) or step == plan.total_steps)
@@ -93,17 +95,13 @@ class Validator:
             return False
         result.protocol["model"] = {"name": trainer.config.model.name, **result.protocol["model"]}
         self.last = result
-        sam, fused = result.mean["sam"], result.mean["sum"]
-        logger.info(
-            "step %d, validation mean: SAM %.2f mIoU %.2f mBIoU, SAM+HQ %.2f mIoU %.2f mBIoU (%.0f s)",
-            trainer.step,
-            sam["miou"],
-            sam["mbiou"],
-            fused["miou"],
-            fused["mbiou"],
-            time.perf_counter() - start,
+        main = main_column(tuple(result.mean))  # type: ignore[arg-type]
+        means = ", ".join(
+            f"{COLUMN_TITLES[column]} {result.mean[column]['miou']:.2f} mIoU {result.mean[column]['mbiou']:.2f} mBIoU"
+            for column in dict.fromkeys(("sam", main))
         )
-        self._keep_best(trainer, fused["mbiou"])
+        logger.info("step %d, validation mean: %s (%.0f s)", trainer.step, means, time.perf_counter() - start)
+        self._keep_best(trainer, result.mean[main]["mbiou"])
         if self.world.is_main:
             if self.panels:
                 self._show(trainer, result, log)

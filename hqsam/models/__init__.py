@@ -7,13 +7,15 @@ from hqsam.models.heads import FULL_HEAD, build_head, head_name, head_title
 from hqsam.models.hq_decoder import HQHead, HQMaskDecoder
 from hqsam.models.lora import EncoderLoRA
 from hqsam.models.mask_decoder import MaskDecoder
+from hqsam.models.parts import SAM_PARTS, TrainablePart
 from hqsam.models.prompt_encoder import PromptEncoder
-from hqsam.models.sam import Sam, TrainablePart
+from hqsam.models.sam import Sam
 from hqsam.models.score import ScoreHead
 from hqsam.models.selection import select_masks
 
 __all__ = [
     "FULL_HEAD",
+    "SAM_PARTS",
     "EncoderLoRA",
     "EncoderSpec",
     "HQHead",

@@ -5,8 +5,8 @@ Shape legend: B images, N prompts over all images, M candidates, S input size, (
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from hqsam.models.heads import name_of_head
 from hqsam.models.hq_decoder import HQHead, HQMaskDecoder
 from hqsam.models.mask_decoder import DecoderInput, MaskDecoder
+from hqsam.models.parts import SAM_PARTS, TrainableParts
 from hqsam.models.prompt_encoder import PromptEncoder
 from hqsam.models.score import ScoreHead
 from hqsam.models.selection import ALL_CANDIDATES, MULTIMASK_CANDIDATES, SINGLE_CANDIDATE, require_score, select_masks
@@ -22,18 +23,16 @@ from hqsam.postprocess import full_size_masks, upscale_logits
 from hqsam.types import FUSIONS, DecoderOutput, Fusion, ImageFeatures, Prompts, ScoreSource
 
 HeadState = Literal["random", "untrained", "trained"]
-TrainablePart = Literal["head", "decoder", "score"]
-"""What training may change in place; the encoder is adapted by `EncoderLoRA` alone."""
 
 CPU_CHUNK, GPU_CHUNK = 4, 32
 """Prompts decoded at once: on a CPU small chunks stay in cache and avoid page faults of giant temporaries."""
 
 
-class Sam(nn.Module):
+class Sam(TrainableParts):
     """SAM, or HQ-SAM when `mask_decoder` is an `HQMaskDecoder`.
 
     In an HQ model SAM's part is frozen by construction: no gradient, always in eval mode; only `hq_parameters` train,
-    unless `set_trained` adds SAM's mask decoder.
+    unless `set_trained` names parts of SAM too. In a plain SAM every part trains unless it chooses among them.
 
     Attributes:
         head_state: "random" after building; "untrained" once a file filled SAM's part and not the head; "trained"
@@ -63,9 +62,7 @@ class Sam(nn.Module):
         self.head_state: HeadState = "random"
         self.default_fusion: Fusion | None = None
         self.default_score: ScoreSource | None = None
-        self.trained_parts: tuple[TrainablePart, ...] = ()
-        if self.has_hq:
-            self.set_trained(["head"])
+        self.set_trained(["head"] if self.has_hq else SAM_PARTS)
 
     @property
     def has_hq(self) -> bool:
@@ -112,46 +109,6 @@ class Sam(nn.Module):
         """Number type of the weights."""
         return self.prompt_encoder.no_mask.weight.dtype
 
-    def hq_parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters that HQ training changes; none in a plain SAM."""
-        if isinstance(self.mask_decoder, HQMaskDecoder):
-            yield from self.mask_decoder.head.parameters()
-
-    def set_trained(self, parts: Collection[TrainablePart]) -> None:
-        """Choose what training changes; everything else is frozen.
-
-        Args:
-            parts: of "head", "decoder" and "score".
-
-        Raises:
-            ValueError: an unknown part, a plain SAM, which has no head to train, or no score head where it is named.
-        """
-        if not isinstance(self.mask_decoder, HQMaskDecoder):
-            raise ValueError("a plain SAM has no HQ head to train; build an hq_ model")
-        if unknown := [part for part in parts if part not in get_args(TrainablePart)]:
-            raise ValueError(f"parts must be among {get_args(TrainablePart)}, got {unknown}")
-        if "score" in parts and self.score_head is None:
-            raise ValueError("this model has no score head to train: give it one with set_score_head(ScoreHead())")
-        self.trained_parts = tuple(part for part in get_args(TrainablePart) if part in parts)
-        self.requires_grad_(False)
-        for parameters in self.trained_parameters().values():
-            for parameter in parameters:
-                parameter.requires_grad_(True)
-        self.train(self.training)
-
-    def trained_parameters(self) -> dict[TrainablePart, list[nn.Parameter]]:
-        """The parameters that training changes, by part."""
-        if not isinstance(self.mask_decoder, HQMaskDecoder):
-            return {}
-        decoder = self.mask_decoder
-        modules: dict[TrainablePart, nn.Module | None] = {
-            "head": decoder.head,
-            "decoder": decoder.trunk,
-            "score": decoder.score_head,
-        }
-        named = {part: modules[part] for part in self.trained_parts}
-        return {part: list(module.parameters()) for part, module in named.items() if module is not None}
-
     def resolve_fusion(self, fusion: Fusion | None = None, hq_token_only: bool = False) -> Fusion:
         """What this model returns for what a caller asked.
 
@@ -191,15 +148,6 @@ class Sam(nn.Module):
         if score is None:
             return "sam" if fusion == "sam" or self.score_head is None else (self.default_score or "sam")
         return require_score(score, fusion, has_score_head=self.score_head is not None)
-
-    def train(self, mode: bool = True) -> Sam:
-        """Switch the head's mode; in an HQ model the frozen part stays in eval mode."""
-        super().train(mode)
-        if isinstance(self.mask_decoder, HQMaskDecoder):
-            self.image_encoder.eval()
-            self.prompt_encoder.eval()
-            self.mask_decoder.trunk.train(mode and "decoder" in self.trained_parts)
-        return self
 
     def preprocess(self, x: Tensor) -> Tensor:
         """Normalise and pad with zeros at the bottom and on the right.

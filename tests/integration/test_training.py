@@ -274,7 +274,7 @@ def test_unusable_states(data: Path, tmp_path: Path) -> None:
     ("override", "text"),
     [
         ("model.name=hq_tset_tiny", "did you mean hq_test_tiny"),
-        ("model.name=sam_test_tiny", "plain SAM and has nothing to train"),
+        ("model.name=sam_test_tiny", "plain SAM and has no HQ head to train"),
         ("model.random_weights=false", "model.checkpoint is null"),
         ("data.train=[]", "nothing to train on"),
         ("data.train=[nowhere]", "nowhere"),

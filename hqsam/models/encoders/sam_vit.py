@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hqsam.models.encoders.in_parts import run_block
-from hqsam.models.encoders.timm_backbones import build_sam_vit
+from hqsam.models.encoders.timm_backbones import build_sam_vit, set_drop_path
 from hqsam.types import ImageFeatures
 
 
@@ -63,3 +63,13 @@ class SamViTEncoder(nn.Module):
                 if number == self._early_block:
                     kept.copy_(image)
         return ImageFeatures(net.neck(x.permute(0, 3, 1, 2)), early.permute(0, 3, 1, 2))
+
+    def layers(self) -> list[list[nn.Parameter]]:
+        """Parameters by depth: patches and positions, each block, the neck. Layer-wise learning rates go by it."""
+        backbone = self.backbone
+        stem = [*backbone.patch_embed.parameters(), *([] if backbone.pos_embed is None else [backbone.pos_embed])]
+        return [stem, *(list(block.parameters()) for block in backbone.blocks), list(backbone.neck.parameters())]
+
+    def set_drop_path(self, rate: float) -> None:
+        """Stochastic depth in training (`hqsam.models.drop_path`): 0 in the first block, `rate` in the last."""
+        set_drop_path(self.backbone, rate)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from hqsam.models.drop_path import DropPath
+
 if TYPE_CHECKING:
     from timm.models.tiny_vit import TinyVit
     from timm.models.vision_transformer_sam import VisionTransformerSAM
@@ -52,6 +54,21 @@ def build_tiny_vit(spec: TinyViTSpec) -> TinyVit:
     backbone.head = nn.Identity()
     backbone.stages[3].downsample.conv2.conv.stride = (1, 1)
     return backbone
+
+
+_BRANCHES = ("drop_path", "drop_path1", "drop_path2")
+
+
+def set_drop_path(backbone: nn.Module, rate: float) -> None:
+    """Let residual branches be left out, with a chance that rises from 0 in the first block to `rate` in the last.
+
+    timm's own would draw from torch's global generator, and differently for every way to spread images over processes.
+    """
+    blocks = [module for module in backbone.modules() if any(hasattr(module, name) for name in _BRANCHES)]
+    for number, block in enumerate(blocks):
+        for name in _BRANCHES:
+            if hasattr(block, name):
+                setattr(block, name, DropPath(rate * number / max(1, len(blocks) - 1)))
 
 
 def forget_attention_biases(backbone: nn.Module) -> None:

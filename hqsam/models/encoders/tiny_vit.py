@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hqsam.models.encoders.timm_backbones import build_tiny_vit, forget_attention_biases
+from hqsam.models.encoders.timm_backbones import build_tiny_vit, forget_attention_biases, set_drop_path
 from hqsam.models.layers import LayerNorm2d
 from hqsam.types import ImageFeatures
 
@@ -50,3 +50,12 @@ class TinyViTEncoder(nn.Module):
         early = stages[2].downsample(x)
         x = stages[2].blocks(early.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return ImageFeatures(self.neck(stages[3](x)), early)
+
+    def layers(self) -> list[list[nn.Parameter]]:
+        """Parameters by depth: patches, each of the four stages, the neck. Layer-wise learning rates go by it."""
+        parts = [self.backbone.patch_embed, *self.backbone.stages, self.neck]
+        return [list(part.parameters()) for part in parts]
+
+    def set_drop_path(self, rate: float) -> None:
+        """Stochastic depth in training (`hqsam.models.drop_path`): 0 in the first block, `rate` in the last."""
+        set_drop_path(self.backbone, rate)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -8,11 +9,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hqsam.data.synthetic import Scene, generate_scene, living, made, paste_cutout
+from hqsam.data import load_object_mask, open_dataset
+from hqsam.data.synthetic import Scene, generate_scene, living, made, paste_cutout, write_scenes
 from hqsam.data.synthetic.background import KINDS
 from hqsam.data.synthetic.compose import Layer, blend, visible_alphas
 from hqsam.data.synthetic.shapes import Shape, arc, bend, bounds, place, rasterize
 from hqsam.data.synthetic.textures import FIELDS, fractal_noise, texture_field
+from hqsam.errors import OutputError
+from hqsam.images import read_image
 
 FAMILIES = living.FAMILIES | made.FAMILIES
 
@@ -251,3 +255,24 @@ def test_cutout_rejects_malformed_arrays() -> None:
         paste_cutout(back, front, np.zeros_like(alpha), rng, 64)
     with pytest.raises(ValueError, match="at least 32 pixels"):
         paste_cutout(back, front, alpha, rng, 8)
+
+
+def test_scenes_as_a_pack(tmp_path: Path) -> None:
+    """The files hold the same scenes every time, with a hard mask for each object that can be seen."""
+    index = write_scenes(tmp_path / "a", 3, 64)
+    assert index == write_scenes(tmp_path / "a", 3, 64)
+    records = open_dataset(str(index))
+    assert len(records) == 3 and all(record.objects for record in records)
+    write_scenes(tmp_path / "b", 3, 64)
+    write_scenes(tmp_path / "c", 3, 64, seed=1)
+    image = "images/00000.png"
+    same, other = ((tmp_path / name / image).read_bytes() for name in "bc")
+    assert (tmp_path / "a" / image).read_bytes() == same != other
+    for record in records:
+        scene_masks = [
+            load_object_mask(obj, read_image(record.image).shape[:2], record.image) for obj in record.objects
+        ]
+        assert (sum((mask > 0).astype(int) for mask in scene_masks) <= 1).all()
+    with pytest.raises(OutputError, match="cannot write generated scenes"):
+        (tmp_path / "file").touch()
+        write_scenes(tmp_path / "file", 1, 64)

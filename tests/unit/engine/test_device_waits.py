@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hqsam.engine.clicks import correction_clicks
-from hqsam.engine.objective import forward_loss
+from hqsam.engine.clicks import Rounds, correction_clicks, with_not_a_point
+from hqsam.engine.objective import forward_loss, image_features
+from hqsam.engine.sam_objective import forward_sam_loss
+from hqsam.models.drop_path import drop_paths
 from hqsam.registry import create_model
 from tests.unit.engine.test_trainer import make_batch
 
@@ -59,6 +62,29 @@ def test_loss_and_clicks(decoder: bool) -> None:
                 terms = forward_loss(model, batch, answer=answer)
             assert terms.answer is not None and terms.answer.device.type == "cuda"
             correction_clicks(terms.answer, batch.masks, batch.click_draws[:, 0])
+            assert waits.found == []
+            terms.total.cpu()
+    assert len(waits.found) == 1
+
+
+@pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="this torch knows no GPU, not even one without content")
+def test_rounds_of_sam() -> None:
+    model = create_model("sam_test_tiny", device="cpu")
+    model.image_encoder.set_drop_path(0.5)  # type: ignore[operator]
+    rounds, branches = Rounds(2, 2), len(drop_paths(model.image_encoder))
+    batch = replace(make_batch(), click_draws=torch.rand(2, rounds.num_draws), path_draws=torch.rand(2, branches))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        move(model, "cuda")
+        with Waits() as waits:
+            batch = batch.to("cuda")
+            features = image_features(model, batch, trained=True)
+            prompts = with_not_a_point(batch.prompts)
+            for turn in range(rounds.count + 1):
+                part = batch.prompts_at(slice(0, 1))
+                terms = forward_sam_loss(model, part, features, prompts[:1], first=turn == 0)
+                assert terms.answer is not None and terms.answer.device.type == "cuda"
+                if turn < rounds.count:
+                    prompts = rounds.ask_again(prompts[:1], turn + 1, terms.answer, part.masks, part.click_draws)
             assert waits.found == []
             terms.total.cpu()
     assert len(waits.found) == 1

@@ -78,7 +78,7 @@ def test_the_answer_is_the_sum_that_a_user_sees(model: Sam) -> None:
 
 def test_unknown_parts_and_plain_models_are_refused(model: Sam) -> None:
     with pytest.raises(ValueError, match="parts must be among"):
-        model.set_trained(["encoder"])  # type: ignore[list-item]
+        model.set_trained(["neck"])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="plain SAM has no HQ head"):
         create_model("sam_test_tiny", device="cpu").set_trained(["head"])
 

@@ -73,3 +73,9 @@ def test_views_are_listed_once_in_the_order_of_use() -> None:
     assert len(views) == 8 and {epoch for epoch, _ in views} == {0, 1}
     assert views[:4] == [item for step in (0, 1) for item in p.items(step)]
     assert planned_views(p, p.total_steps, key) == []
+
+
+def test_the_rate_drops_after_each_named_step() -> None:
+    config = OptimConfig(lr=1.0, drop_steps=[2, 5], drop_epoch=1)
+    rates = [learning_rate(step, plan(epochs=2), config) for step in range(7)]
+    assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.1, 0.01, 0.01])

@@ -12,6 +12,7 @@ from hqsam.data import TrainDataOptions
 from hqsam.engine.config import load_config
 from hqsam.engine.train_config import DataConfig, OptimConfig, TrainConfig
 from hqsam.engine.train_data import data_options
+from hqsam.engine.training import trained_parts
 from hqsam.errors import ConfigError
 from hqsam.registry import build_model, model_spec
 from tests.helpers import ROOT
@@ -33,7 +34,9 @@ def test_configuration(path: Path) -> None:
     config = load(path)
     data_options(config.data)
     with torch.device("meta"):
-        assert build_model(model_spec(config.model.name)).has_hq
+        model = build_model(model_spec(config.model.name))
+    model.set_trained(trained_parts(config, has_hq=model.has_hq))
+    config.clicks.plan()
     assert config.output_dir == f"runs/{path.stem}"
 
 
@@ -67,5 +70,6 @@ def test_every_data_option_can_be_configured() -> None:
     assert {field.name for field in dataclasses.fields(TrainDataOptions)} == sections | {
         "views",
         "use_alpha",
-        "click_rounds",
+        "click_draws",
+        "path_draws",
     }

@@ -50,6 +50,7 @@ def make_batch(count: int = 2, seed: int = 0) -> Batch:
         loss_candidates=torch.rand(count, 3 * POINTS, 2, generator=rng),
         loss_uniform=torch.rand(count, POINTS // 4, 2, generator=rng),
         click_draws=torch.rand(count, 3, generator=rng),
+        path_draws=torch.zeros(count, 0),
     )
 
 
@@ -140,9 +141,11 @@ def test_padding_is_zero_where_the_image_ends(model: Sam) -> None:
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_plain_sam_cannot_be_trained() -> None:
-    with pytest.raises(ValueError, match="needs a model with an HQ head"):
-        make_trainer(create_model("sam_test_tiny", device="cpu"))
+def test_nothing_cannot_be_trained() -> None:
+    model = create_model("sam_test_tiny", device="cpu")
+    model.set_trained([])
+    with pytest.raises(ValueError, match="nothing of hq_test_tiny is trained"):
+        make_trainer(model)
 
 
 def pending(step: int, totals: list[float]) -> _Pending:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hqsam import create_model, list_models, model_spec
+from hqsam.models.drop_path import drop_paths, dropped_paths
 from hqsam.models.layers import conv3x3, conv3x3_dot, upsample2x
 from hqsam.registry import build_model
 from hqsam.types import PAD, ImageFeatures, Prompts
@@ -202,3 +203,34 @@ def test_registry_names():
         create_model("hq_vit_tiny.embedded", "file.pth")
     with pytest.raises(ValueError, match="no pretrained weights"):
         create_model("hq_test_vit", "pretrained")
+
+
+@pytest.mark.parametrize("name", ["sam_test_vit", "sam_test_tiny", "sam_vit_tiny_small"])
+def test_layers_hold_every_parameter_of_the_encoder_once(name):
+    with torch.device("meta"):
+        encoder = build_model(model_spec(name)).image_encoder
+    held = [id(p) for layer in encoder.layers() for p in layer]
+    assert sorted(held) == sorted(id(p) for p in encoder.parameters())
+
+
+@torch.no_grad()
+def test_branches_left_out(hq):
+    """With every branch but those of the first block left out, the others change nothing."""
+    model = build_model(model_spec("sam_test_vit"))
+    image = torch.randn(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    usual = model.image_encoder(image).image_embedding
+    model.image_encoder.set_drop_path(0.6)
+    paths = drop_paths(model.image_encoder)
+    assert [path.rate for path in paths] == pytest.approx([0, 0, 0.2, 0.2, 0.4, 0.4, 0.6, 0.6])
+    assert torch.equal(model.image_encoder(image).image_embedding, usual)
+    draws = torch.zeros(2, 8)
+    draws[1] = 0.99  # nothing of the second image, and what stays is enlarged
+    with dropped_paths(model.image_encoder, draws):
+        got = model.image_encoder(image).image_embedding
+    for block in model.image_encoder.backbone.blocks[1:]:
+        block.attn.proj.weight.zero_(), block.attn.proj.bias.zero_()
+        block.mlp.fc2.weight.zero_(), block.mlp.fc2.bias.zero_()
+    torch.testing.assert_close(got[0], model.image_encoder(image).image_embedding[0])
+    assert not torch.allclose(got[1], usual[1])
+    with pytest.raises(ValueError, match="8 branches"), dropped_paths(model.image_encoder, torch.zeros(2, 3)):
+        pass
