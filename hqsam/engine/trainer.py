@@ -51,7 +51,7 @@ class StepResult(NamedTuple):
     """What one optimizer step did, over all processes."""
 
     step: int  # number of steps done, this one included
-    loss: float  # what is minimised: bce + dice of the HQ mask, SAM's loss where parts of it are trained; or the score's
+    loss: float  # minimised: bce + dice of the HQ mask, SAM's loss where parts of it are trained, or the score's
     bce: float  # of a plain SAM the focal loss
     dice: float
     grad_norm: float

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from hqsam.models.drop_path import drop_paths
 from hqsam.models.encoders.in_parts import run_block
 from hqsam.models.encoders.timm_backbones import build_sam_vit, set_drop_path
 from hqsam.types import ImageFeatures
@@ -51,7 +52,13 @@ class SamViTEncoder(nn.Module):
 
     def _suits_parts(self, images: Tensor) -> bool:
         traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        return images.device.type == "cpu" and not torch.is_grad_enabled() and not self.training and not traced
+        whole = (
+            traced
+            or self.training
+            or torch.is_grad_enabled()
+            or any(path.draws is not None for path in drop_paths(self))
+        )
+        return images.device.type == "cpu" and not whole
 
     def _forward_in_parts(self, images: Tensor) -> ImageFeatures:
         net = self.backbone

@@ -14,6 +14,7 @@ from hqsam.engine.train_config import DataConfig, OptimConfig, TrainConfig
 from hqsam.engine.train_data import data_options
 from hqsam.engine.training import trained_parts
 from hqsam.errors import ConfigError
+from hqsam.models import ScoreHead
 from hqsam.registry import build_model, model_spec
 from tests.helpers import ROOT
 
@@ -35,7 +36,10 @@ def test_configuration(path: Path) -> None:
     data_options(config.data)
     with torch.device("meta"):
         model = build_model(model_spec(config.model.name))
-    model.set_trained(trained_parts(config, has_hq=model.has_hq))
+    parts = trained_parts(config, has_hq=model.has_hq)
+    if "score" in parts:  # the training program makes one
+        model.set_score_head(ScoreHead())
+    model.set_trained(parts)
     config.clicks.plan()
     assert config.output_dir == f"runs/{path.stem}"
 
