@@ -61,7 +61,8 @@ def trace(
     Raises:
         MissingExtraError: onnx or onnxscript is not installed.
     """
-    import_extra("onnx")
+    for package in ("onnx", "onnxscript"):
+        import_extra(package)
     optimizer = import_extra("onnxscript.optimizer")
     names = {name for _, axes in inputs.values() for name in axes.values()}
     dims = {name: torch.export.Dim(name) for name in names}
