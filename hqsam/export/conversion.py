@@ -7,7 +7,7 @@ import copy
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,7 +61,8 @@ def trace(
     Raises:
         MissingExtraError: onnx or onnxscript is not installed.
     """
-    import_extra("onnx")
+    for package in ("onnx", "onnxscript"):
+        import_extra(package)
     optimizer = import_extra("onnxscript.optimizer")
     names = {name for _, axes in inputs.values() for name in axes.values()}
     dims = {name: torch.export.Dim(name) for name in names}
@@ -90,11 +91,12 @@ def trace(
     return proto
 
 
-def to_int8(proto: Any) -> Any:
+def to_int8(proto: Any, prove: Callable[[Path], object]) -> Any:
     """Store the weights of large matrix products as 8-bit integers; activations are quantised as they come.
 
     Args:
-        proto: an `onnx.ModelProto` in float32.
+        proto: an `onnx.ModelProto` in float32; used up.
+        prove: looks at the float32 file before it is quantised: afterwards a mistake and a rounding look alike.
 
     Returns:
         Another one. Convolutions, and products with a side below 64, stay as they are.
@@ -109,6 +111,7 @@ def to_int8(proto: Any) -> Any:
         source, target = Path(folder, "float32.onnx"), Path(folder, "int8.onnx")
         # beside the graph, since a single file ends at 2 GB
         onnx.save_model(proto, source, save_as_external_data=True, location="weights")
+        prove(source)
         quantization.quantize_dynamic(
             source,
             target,

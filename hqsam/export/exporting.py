@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
 from pathlib import Path
@@ -99,7 +100,7 @@ def export_encoder(
     }
     proto = trace(graph, {"image": (example, {0: "batch", 1: "height", 2: "width"})}, outputs, opset)
     about = _about(model, model=name, part="encoder", dtype=dtype, fusion=chosen, interface=interface, opset=str(opset))
-    return _finish(proto, path, dtype, about, lambda file: prove_encoder(model, file, graph.output_names, dtype))
+    return _finish(proto, path, dtype, about, partial(prove_encoder, model, graph.output_names))
 
 
 def export_decoder(
@@ -161,7 +162,7 @@ def export_decoder(
         opset=str(opset),
         masks=masks,
     )
-    return _finish(proto, path, dtype, about, lambda file: prove_decoder(model, file, graph, full_size_masks, dtype))
+    return _finish(proto, path, dtype, about, partial(prove_decoder, model, graph, full_size_masks))
 
 
 def _decoder_inputs(model: Sam, graph: DecoderGraph) -> dict[str, tuple[Tensor, Axes]]:
@@ -216,11 +217,17 @@ def _version() -> str:
         return "unknown"
 
 
-def _finish(proto: Any, path: Path, dtype: ExportDtype, about: Mapping[str, str], prove: Any) -> ExportedFile:
+def _finish(
+    proto: Any,
+    path: Path,
+    dtype: ExportDtype,
+    about: Mapping[str, str],
+    prove: Callable[[Path, ExportDtype], float | None],
+) -> ExportedFile:
     """Quantise if that is wanted, check the operators, describe, write and prove."""
     if dtype == "int8":
-        proto = to_int8(proto)
+        proto = to_int8(proto, lambda file: prove(file, "float32"))
     require_portable(proto, int8=dtype == "int8")
     operators = operator_counts(proto)
-    size, difference = write_graph(proto, path, about, prove)
+    size, difference = write_graph(proto, path, about, lambda file: prove(file, dtype))
     return ExportedFile(path, size, operators, dict(about), difference)

@@ -146,7 +146,7 @@ def test_a_missing_package_is_one_sentence(
 def test_without_onnxruntime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     model = build_model(model_spec("hq_test_tiny"))
-    assert proof.prove_encoder(model, tmp_path / "encoder.onnx", ["image_embeddings"], "float32") is None
+    assert proof.prove_encoder(model, ["image_embeddings"], tmp_path / "encoder.onnx", "float32") is None
     assert "was not compared with the model: ONNX files need onnxruntime" in caplog.text
     with pytest.raises(MissingExtraError, match="need onnxruntime"):
         export_decoder(model, tmp_path / "decoder.onnx", dtype="int8")
