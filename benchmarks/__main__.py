@@ -10,9 +10,13 @@ from typing import Any
 
 import typer
 
-from benchmarks import boundary_ap, train
+from benchmarks import boundary_ap, inference, train
 
-COMMANDS: dict[str, Callable[..., Any]] = {"train": train.command, "boundary_ap": boundary_ap.command}
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "inference": inference.command,
+    "train": train.command,
+    "boundary_ap": boundary_ap.command,
+}
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 for name, command in COMMANDS.items():

@@ -8,9 +8,9 @@ from typing import Any
 from rich.table import Table
 
 
-def describe(result: dict[str, Any]) -> Iterator[str]:
-    """The machine, the versions and the common settings, line by line."""
-    machine, settings = result["machine"], result["settings"]
+def machine_lines(result: dict[str, Any]) -> Iterator[str]:
+    """The machine, its rate of matrix products and the versions, line by line."""
+    machine = result["machine"]
     yield (
         f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads, {machine['simd']}, "
         f"{machine['memory_gb']} GB, {machine['system']}, {machine['libc']}"
@@ -20,6 +20,12 @@ def describe(result: dict[str, Any]) -> Iterator[str]:
     rates = ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in result["matrix_rates"].items())
     yield f"matrix products, measured: {rates}"
     yield ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+
+
+def describe(result: dict[str, Any]) -> Iterator[str]:
+    """`machine_lines`, and what the variants of the training benchmark have in common."""
+    yield from machine_lines(result)
+    settings = result["settings"]
     yield (
         f"batch {settings['batch']}, {settings['workers']} loading processes, {settings['rounds']} rounds of at least "
         f"{settings['steps']} steps and {settings['seconds']:g} s after {settings['warmup']} to warm up; medians"

@@ -53,9 +53,23 @@ def test_a_quick_run_reports_every_variant(tmp_path: Path) -> None:
     assert result["image_sizes"] == {"hq_test_vit": 128}
 
 
+@pytest.mark.slow
+def test_a_quick_run_of_inference(tmp_path: Path) -> None:
+    """Both programs load the same file and answer; what is measured is there."""
+    require_oracle("segment_anything_hq")
+    done = benchmark("inference", "--quick", "--json", str(tmp_path / "inference.json"))
+    assert done.returncode == 0, done.stderr
+    assert "one more box" in done.stdout and "ours" in done.stdout
+    rows = json.loads((tmp_path / "inference.json").read_text("utf-8"))["models"]["vit_tiny"]["box1"]
+    assert list(rows) == ["published", "ours"] and rows["published"]["ratio"] == 1
+    assert all(row["seconds"] > 0 and row["calls"] == 1 for row in rows.values())
+
+
 def test_unknown_names_are_one_line_and_exit_code_2() -> None:
     done = benchmark("train", "--model", "vit_x")
     assert done.returncode == 2 and "vit_x" in done.stderr and "vit_b" in done.stderr
+    done = benchmark("inference", "--question", "boxes7")
+    assert done.returncode == 2 and "boxes7" in done.stderr and "boxes64" in done.stderr
 
 
 def training_batch(folder: Path, kinds: dict[str, float]) -> Batch:
