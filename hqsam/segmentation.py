@@ -68,7 +68,26 @@ class Answer:
 def answer_prompts(
     model: Sam, features: ImageFeatures, prompts: Prompts, answer: Answer, hq_features: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Decode and select.
+    """Decode and select; arguments as in `answer_confident_prompts`.
+
+    Returns:
+        float32 logits (N, C, 4h, 4w) and scores (N, C).
+    """
+    logits, scores, _ = answer_confident_prompts(model, features, prompts, answer, hq_features)
+    return logits, scores
+
+
+@torch.no_grad()
+def answer_confident_prompts(
+    model: Sam,
+    features: ImageFeatures,
+    prompts: Prompts,
+    answer: Answer,
+    hq_features: Tensor | None = None,
+    *,
+    min_iou: float | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Decode and select the prompts whose score is high enough.
 
     Args:
         model: the model.
@@ -76,10 +95,13 @@ def answer_prompts(
         prompts: N prompts in the model's frame, on any device.
         answer: which masks are wanted.
         hq_features: `model.hq_features(features)` if the caller kept it.
+        min_iou: prompts none of whose masks has a higher predicted IoU may be left out. Those are left out whose score
+            is known before their masks are: SAM's is, the score head's is not.
 
     Returns:
-        float32 logits (N, C, 4h, 4w) and scores (N, C).
+        float32 logits (N, C, 4h, 4w) and scores (N, C), and which of the prompts these are (N,), None for all.
     """
+    early = answer.score == "sam" and min_iou is not None
     output = model.decode(
         features,
         prompts.to(model.device),
@@ -87,6 +109,7 @@ def answer_prompts(
         use_hq=answer.fusion != "sam",
         hq_features=hq_features,
         own_scores=answer.score != "sam",
+        min_iou=min_iou if early else None,
     )
     logits, scores = select_masks(
         output,
@@ -95,7 +118,7 @@ def answer_prompts(
         candidates=answer.candidates,
         score=answer.score,
     )
-    return logits.float(), scores.float()
+    return logits.float(), scores.float(), output.rows
 
 
 def masks_of_image(

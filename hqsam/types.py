@@ -53,6 +53,7 @@ class DecoderOutput(NamedTuple):
     hq_logits: Tensor | None  # (N, 1, 4h, 4w); None where the HQ token took no part
     iou: Tensor  # (N, M), SAM's predicted IoU of each candidate
     own_scores: Tensor | None = None  # (N, 2, M, 2), from `ScoreHead`; None where nobody asked for them
+    rows: Tensor | None = None  # (N,) int64, which prompts these are where those with low scores were left out
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from hqsam.automatic.table import MaskTable
 from hqsam.encoding import encode_images
 from hqsam.geometry import ResizeLongestSide
 from hqsam.models import Sam
-from hqsam.segmentation import Answer, answer_prompts
+from hqsam.segmentation import Answer, answer_confident_prompts
 from hqsam.types import ImageFeatures, Prompts
 
 CPU_POINTS, GPU_POINTS = 16, 64
@@ -99,7 +99,12 @@ class GridSearch:
         moved = ResizeLongestSide(self.model.image_size).apply_coords(points, scorer.crop.size)
         coords = torch.from_numpy(moved).to(torch.float32)[:, None]
         prompts = Prompts.from_parts(coords, torch.ones(coords.shape[:2], dtype=torch.int64))
-        logits, scores = answer_prompts(self.model, features, prompts, self.answer, hq_features)
+        floor = self.pred_iou_thresh if self.pred_iou_thresh > 0 else None
+        logits, scores, kept = answer_confident_prompts(
+            self.model, features, prompts, self.answer, hq_features, min_iou=floor
+        )
+        if kept is not None:
+            points = points[kept.cpu().numpy()]
         flat, per_point = scores.flatten(), scores.shape[1]
         chosen = torch.arange(len(flat), device=flat.device)
         if self.pred_iou_thresh > 0:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import nn
 
@@ -22,12 +24,14 @@ def settle_batch_norms(model: Sam, dataset: TrainingSet, plan: StepPlan) -> None
     Args:
         model: its encoder has random weights.
         dataset: samples with pixels.
-        plan: its first step says which images; they are the same on every process.
+        plan: its first steps say which images; they are the same on every process.
     """
     norms = [module for module in model.image_encoder.modules() if isinstance(module, nn.BatchNorm2d)]
     if not norms:
         return
-    batch = collate([dataset[item] for item in plan.items(0)[:_IMAGES]]).to(model.device)
+    coming = itertools.chain.from_iterable(map(plan.items, range(min(_IMAGES, plan.total_steps))))
+    items = list(itertools.islice(dict.fromkeys(coming), _IMAGES))
+    batch = collate([dataset[item] for item in items]).to(model.device)
     if batch.images is None:
         raise ValueError("batch norms need images, and the samples came with kept encoder outputs")
     usual = [norm.momentum for norm in norms]

@@ -96,7 +96,10 @@ def _settle_score_head(model: Sam, config: TrainConfig) -> None:
         if model.score_head is None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(config.seed)
-                model.set_score_head(ScoreHead())
+                try:
+                    model.set_score_head(ScoreHead())
+                except ValueError as error:
+                    raise ConfigError(f"model.trained=score: {error}") from error
     elif model.score_head is not None:
         logger.warning("the score head of %s is left out: the masks that it knows change", config.model.checkpoint)
         model.set_score_head(None)
@@ -221,6 +224,8 @@ class Run:
     def export(self) -> None:
         """Write ``model.safetensors``, everything that was trained merged in, and an adapter beside it."""
         trainer, metadata = self.trainer, {"step": str(self.trainer.step)}
+        if "score" in trainer.trained and trainer.model.default_fusion is not None:  # its masks stay what they were
+            metadata["recommended_fusion"] = trainer.model.default_fusion
         with trainer.averaged():
             if trainer.adapter is None:
                 save_checkpoint(trainer.model, self.folder / "model.safetensors", metadata=metadata)

@@ -110,7 +110,8 @@ class Validator:
         return True
 
     def _keep_best(self, trainer: Trainer, value: float) -> None:
-        if self.best is not None and value <= self.best:
+        # The masks of a score head never change: of equal values the latest counts, whose head has learned most.
+        if self.best is not None and (value < self.best or (value == self.best and "score" not in trainer.trained)):
             return
         self.best = value
         if self.world.is_main:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +22,7 @@ from hqsam.export.graphs import MASKS, DecoderGraph, EncoderGraph, Masks, image_
 from hqsam.export.operators import operator_counts, require_portable
 from hqsam.export.proof import prove_decoder, prove_encoder
 from hqsam.features import weights_fingerprint
-from hqsam.models import Sam
+from hqsam.models import FULL_HEAD, Sam, head_title
 from hqsam.models.encoders import STRIDE
 from hqsam.types import Fusion
 
@@ -32,6 +33,8 @@ Interface = Literal["hqsam", "published"]
 OPSETS = (18, 23)
 """Lowest and highest version of the operator set."""
 DEFAULT_OPSET = 18
+
+_logger = logging.getLogger(__name__)
 
 _PROMPTS, _TOKENS = "num_prompts", "num_points"
 _LARGEST_CONSTANT = 2**18
@@ -91,6 +94,7 @@ def export_encoder(
     """
     path = _checked(path, dtype, interface, opset)
     chosen = model.resolve_fusion(fusion)
+    _require_whole_head(model, chosen)
     use_hq, published = chosen != "sam", interface == "published"
     twin, side = exportable(model, dtype), model.image_size
     graph = EncoderGraph(twin, use_hq=use_hq, published=published)
@@ -144,6 +148,9 @@ def export_decoder(
     if masks not in MASKS:
         raise ExportError(f"masks must be one of {MASKS}, got {masks!r}")
     chosen = model.resolve_fusion(fusion)
+    _require_whole_head(model, chosen)
+    if model.resolve_score(None, chosen) != "sam":
+        _logger.warning("the score head is left out: the file's scores, and its best mask, are by SAM's own score")
     twin = exportable(model, dtype)
     graph = DecoderGraph(twin, fusion=chosen, masks=masks, published=interface == "published")
     outputs: dict[str, Axes] = {"low_res_masks": {0: _PROMPTS}, "iou_predictions": {0: _PROMPTS}}
@@ -183,6 +190,15 @@ def _decoder_inputs(model: Sam, graph: DecoderGraph) -> dict[str, tuple[Tensor, 
 
 def _input(proto: Any, name: str) -> Any:
     return next(value for value in proto.graph.input if value.name == name)
+
+
+def _require_whole_head(model: Sam, fusion: Fusion) -> None:
+    """Refuse heads that are made for comparisons: what the files take and give would be another thing for each."""
+    if fusion != "sam" and model.head != FULL_HEAD:
+        raise ExportError(
+            f"this model's head is {head_title(str(model.head))} (head={model.head!r}); the published head alone is "
+            'exported, or plain SAM with fusion="sam"'
+        )
 
 
 def _checked(path: str | PathLike[str], dtype: str, interface: str, opset: int) -> Path:

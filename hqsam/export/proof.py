@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ def prove_encoder(model: Sam, outputs: Sequence[str], path: Path, dtype: ExportD
     for picture in _pictures(model.image_size):
         features = _encode(reference, picture)
         expected = _of_image(reference, features, outputs)
-        found = dict(zip(outputs, session.run(outputs, {"image": picture[None]}), strict=True))
+        found = dict(zip(outputs, _run(session, outputs, {"image": picture[None]}), strict=True))
         worst = max(worst, *(_difference(found[name], array) for name, array in expected.items()))
     return _within(worst, dtype, "encoder")
 
@@ -93,12 +93,21 @@ def prove_decoder(model: Sam, graph: DecoderGraph, full_size: bool, path: Path, 
             if full_size:
                 inputs["orig_im_size"] = np.array(original, np.float32)
                 names.append("masks")
-            found = session.run(names, inputs)
+            found = _run(session, names, inputs)
             expected = list(_expected(reference, features, prompts, graph, None if dtype == "float32" else found[0]))
             if full_size:
                 expected.append(upscale_logits(expected[0], (height, width), original, side))
             worst = max(worst, *(_difference(x, y.numpy()) for x, y in zip(found, expected, strict=True)))
     return _within(worst, dtype, "decoder")
+
+
+def _run(session: Any, names: Sequence[str], inputs: Mapping[str, Any]) -> list[Any]:
+    """What onnxruntime makes of the inputs; its errors share no base class but Exception."""
+    try:
+        found: list[Any] = session.run(list(names), dict(inputs))
+    except Exception as error:
+        raise ExportError(f"onnxruntime cannot run the graph: {error}") from error
+    return found
 
 
 def feed(prompts: Prompts, mask_hw: tuple[int, int]) -> _Arrays:

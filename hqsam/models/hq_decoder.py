@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hqsam.models.layers import MLP, LayerNorm2d, Upsample4x, conv3x3, conv3x3_dot
-from hqsam.models.mask_decoder import DecoderInput, MaskDecoder, mask_product
+from hqsam.models.mask_decoder import DecoderInput, MaskDecoder, ScoreFloor, mask_product
 from hqsam.models.score import ScoreHead
 from hqsam.types import DecoderOutput, ImageFeatures
 
@@ -100,7 +100,7 @@ class HQHead(nn.Module):
             shared = weights @ image_feature[0].flatten(1)  # (N, 4h * 4w)
         else:
             shared = torch.bmm(weights[:, None], image_feature.flatten(2))[:, 0]
-        shared = shared.view(len(weights), 1, *mask_feature.shape[1:3])
+        shared = shared.view(weights.shape[0], 1, *mask_feature.shape[1:3])
         logits: Tensor = shared if local is None else local + shared
         return logits
 
@@ -153,6 +153,7 @@ class HQMaskDecoder(nn.Module):
         image_feature: Tensor,
         candidates: Sequence[int] = (0,),
         own_scores: bool = False,
+        floor: ScoreFloor | None = None,
     ) -> DecoderOutput:
         """SAM's candidates and the HQ mask, of an HQ head from one transformer pass.
 
@@ -161,31 +162,38 @@ class HQMaskDecoder(nn.Module):
             image_feature: (B, C / 8, 4h, 4w) from `image_feature`.
             candidates: SAM masks to compute; may be empty.
             own_scores: let the score head judge the masks that may be returned.
+            floor: leave out the prompts that score less. For a copy this spares nothing: SAM's scores are of another
+                pass.
 
         Returns:
-            SAM logits (N, M, 4h, 4w), HQ logits (N, 1, 4h, 4w), IoU (N, M), own scores (N, 2, M, 2) or None.
+            SAM logits (N, M, 4h, 4w), HQ logits (N, 1, 4h, 4w), IoU (N, M), own scores (N, 2, M, 2) or None; with a
+            floor, of the prompts that are left.
 
         Raises:
             ValueError: own scores without a score head, or without candidates.
         """
         if isinstance(self.head, SamCopy):
-            return self._with_copy(self.head, inputs, candidates)
-        trunk = self.trunk.run(inputs, self.head.token.weight)
+            return self._with_copy(self.head, inputs, candidates, floor)
+        trunk = self.trunk.run(inputs, self.head.token.weight, floor=floor)
         sam_logits, iou = self.trunk.masks(trunk, candidates)
         if inputs.image_index is not None:
-            image_feature = image_feature.index_select(0, inputs.image_index)
+            index = inputs.image_index if trunk.rows is None else inputs.image_index[trunk.rows]
+            image_feature = image_feature.index_select(0, index)
         hq_logits = self.head.logits(trunk.extra_tokens[:, 0], trunk.mask_feature, image_feature)
         if not own_scores:
-            return DecoderOutput(sam_logits, hq_logits, iou)
+            return DecoderOutput(sam_logits, hq_logits, iou, rows=trunk.rows)
         if self.score_head is None or not candidates:
             raise ValueError("scores of its own need a model with a score head, and at least one candidate")
         scores = self.score_head(trunk, sam_logits, hq_logits, iou, candidates)
-        return DecoderOutput(sam_logits, hq_logits, iou, scores)
+        return DecoderOutput(sam_logits, hq_logits, iou, scores, trunk.rows)
 
-    def _with_copy(self, head: SamCopy, inputs: DecoderInput, candidates: Sequence[int]) -> DecoderOutput:
+    def _with_copy(
+        self, head: SamCopy, inputs: DecoderInput, candidates: Sequence[int], floor: ScoreFloor | None
+    ) -> DecoderOutput:
         """SAM's own masks from a pass of its own, if they are asked for: the copy's token would change them."""
         logits = head.logits(self.trunk, inputs)
         if not candidates:
             return DecoderOutput(logits[:, :0], logits, logits.new_zeros((len(logits), 0)))
-        sam: DecoderOutput = self.trunk(inputs, candidates)
-        return DecoderOutput(sam.sam_logits, logits, sam.iou)
+        sam: DecoderOutput = self.trunk(inputs, candidates, floor)
+        kept = logits if sam.rows is None else logits[sam.rows]
+        return DecoderOutput(sam.sam_logits, kept, sam.iou, rows=sam.rows)

@@ -32,6 +32,13 @@ class DecoderInput(NamedTuple):
     image_index: Tensor | None = None  # (N,) int64; None when B is 1
 
 
+class ScoreFloor(NamedTuple):
+    """Which prompts get masks: those whose best predicted IoU is above a number. Scores come before masks."""
+
+    iou: float
+    candidates: Sequence[int]  # whose scores count
+
+
 class TrunkOutput(NamedTuple):
     """What every output token needs to make its mask."""
 
@@ -39,13 +46,14 @@ class TrunkOutput(NamedTuple):
     iou_token: Tensor  # (N, C)
     mask_tokens: Tensor  # (N, 4, C)
     extra_tokens: Tensor  # (N, E, C)
+    rows: Tensor | None = None  # (N,) int64, the prompts that are left where there was a `ScoreFloor`
 
 
 def mask_product(weights: Tensor, feature: Tensor) -> Tensor:
     """Masks as products of a feature with weights: (N, M, D) and (N, H, W, D), channels last, -> (N, M, H, W)."""
     n, height, width, channels = feature.shape
     logits = weights @ feature.view(n, height * width, channels).transpose(1, 2)
-    return logits.view(n, -1, height, width)
+    return logits.view(n, weights.shape[1], height, width)
 
 
 class MaskDecoder(nn.Module):
@@ -62,7 +70,12 @@ class MaskDecoder(nn.Module):
         self.iou_head = MLP(dim, dim, NUM_CANDIDATES, 3)
 
     def run(
-        self, inputs: DecoderInput, extra_tokens: Tensor | None = None, *, single_token: Tensor | None = None
+        self,
+        inputs: DecoderInput,
+        extra_tokens: Tensor | None = None,
+        *,
+        single_token: Tensor | None = None,
+        floor: ScoreFloor | None = None,
     ) -> TrunkOutput:
         """Everything up to the masks.
 
@@ -71,6 +84,7 @@ class MaskDecoder(nn.Module):
             extra_tokens: (E, C) further output tokens; they join SAM's own in every attention. Without them this is
                 plain SAM exactly.
             single_token: (1, C) in the place of SAM's token of the single mask.
+            floor: leave out the prompts that score less, before the larger half of the work.
 
         Returns:
             The mask feature and the output tokens after the transformer.
@@ -98,11 +112,18 @@ class MaskDecoder(nn.Module):
             keep=keep,
             image_index=index,
         )
+        rows = None
+        if floor is not None:
+            scores = self.iou_head(tokens[:, 0])
+            best = torch.stack([scores[:, c] for c in floor.candidates]).amax(dim=0)
+            rows = (best > floor.iou).nonzero()[:, 0]
+            tokens, image = tokens[rows], image[rows]
         return TrunkOutput(
             F.gelu(self.upscaling(image.unflatten(1, grid))),
             tokens[:, 0],
             tokens[:, 1 : 1 + NUM_CANDIDATES],
             tokens[:, 1 + NUM_CANDIDATES : num_outputs],
+            rows,
         )
 
     def masks(self, trunk: TrunkOutput, candidates: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -120,7 +141,10 @@ class MaskDecoder(nn.Module):
         weights = torch.stack([self.hypernetworks[c](trunk.mask_tokens[:, c]) for c in candidates], dim=1)
         return mask_product(weights, feature), iou
 
-    def forward(self, inputs: DecoderInput, candidates: Sequence[int] = (0,)) -> DecoderOutput:
+    def forward(
+        self, inputs: DecoderInput, candidates: Sequence[int] = (0,), floor: ScoreFloor | None = None
+    ) -> DecoderOutput:
         """Plain SAM: masks of the candidates, no HQ logits."""
-        logits, iou = self.masks(self.run(inputs), candidates)
-        return DecoderOutput(logits, None, iou)
+        trunk = self.run(inputs, floor=floor)
+        logits, iou = self.masks(trunk, candidates)
+        return DecoderOutput(logits, None, iou, rows=trunk.rows)

@@ -6,7 +6,7 @@ Shape legend: B images, N prompts over all images, M candidates, S input size, (
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from hqsam.models.heads import name_of_head
 from hqsam.models.hq_decoder import HQHead, HQMaskDecoder
-from hqsam.models.mask_decoder import DecoderInput, MaskDecoder
+from hqsam.models.mask_decoder import DecoderInput, MaskDecoder, ScoreFloor
 from hqsam.models.parts import SAM_PARTS, TrainableParts
 from hqsam.models.prompt_encoder import PromptEncoder
 from hqsam.models.score import ScoreHead
@@ -26,6 +26,15 @@ HeadState = Literal["random", "untrained", "trained"]
 
 CPU_CHUNK, GPU_CHUNK = 4, 32
 """Prompts decoded at once: on a CPU small chunks stay in cache and avoid page faults of giant temporaries."""
+
+
+class _Wanted(NamedTuple):
+    """What `Sam.decode` was asked for."""
+
+    candidates: Sequence[int]
+    image_feature: Tensor | None  # None: HQ takes no part
+    own_scores: bool
+    floor: ScoreFloor | None
 
 
 class Sam(TrainableParts):
@@ -205,6 +214,7 @@ class Sam(TrainableParts):
         use_hq: bool = True,
         hq_features: Tensor | None = None,
         own_scores: bool = False,
+        min_iou: float | None = None,
         chunk_size: int | None = None,
     ) -> DecoderOutput:
         """Decode prompts of any number of images.
@@ -216,13 +226,16 @@ class Sam(TrainableParts):
             use_hq: let the HQ token take part. False is plain SAM exactly.
             hq_features: `hq_features(features)` if the caller kept it.
             own_scores: let the score head judge the masks that HQ takes part in.
+            min_iou: leave out the prompts none of whose candidates has a predicted IoU above it, before their masks are
+                made; `rows` of the result says which are left. Not for training.
             chunk_size: prompts decoded at once when no gradient is needed; memory does not depend on N.
 
         Returns:
             SAM logits (N, M, 4h, 4w), HQ logits (N, 1, 4h, 4w) or None, IoU (N, M), own scores (N, 2, M, 2) or None.
 
         Raises:
-            ValueError: unknown candidates, images without an image_index, or own scores that the model cannot give.
+            ValueError: unknown candidates, images without an image_index, own scores that the model cannot give, or
+                `min_iou` without candidates.
         """
         if own_scores and (self.score_head is None or not use_hq or not candidates):
             raise ValueError("own scores need a score head, the HQ token and at least one candidate")
@@ -230,28 +243,32 @@ class Sam(TrainableParts):
             raise ValueError(f"candidates must be among {ALL_CANDIDATES}, got {tuple(candidates)}")
         if len(features.image_embedding) > 1 and prompts.image_index is None:
             raise ValueError(f"{len(features.image_embedding)} images need prompts with an image_index, got None")
+        if min_iou is not None and not candidates:
+            raise ValueError("min_iou is about candidates, and none is asked for")
         features = self._cast(features)
         if use_hq:
             hq_features = self.hq_features(features) if hq_features is None else hq_features.to(self.dtype)
-        image_feature = hq_features if use_hq else None
         if not len(prompts):
-            return self._nothing(features, len(candidates), use_hq, own_scores)
+            nothing = self._nothing(features, len(candidates), use_hq, own_scores)
+            return nothing if min_iou is None else nothing._replace(rows=prompts.kinds.new_zeros(0))
+        floor = None if min_iou is None else ScoreFloor(min_iou, candidates)
+        wanted = _Wanted(candidates, hq_features if use_hq else None, own_scores, floor)
         image_pe = self.prompt_encoder.get_dense_pe()
         if chunk_size is None:
             chunk_size = CPU_CHUNK if self.device.type == "cpu" else GPU_CHUNK
         if torch.is_grad_enabled() or len(prompts) <= chunk_size:
-            return self._decode_chunk(features, prompts, candidates, image_feature, image_pe, own_scores)
-        parts = [
-            self._decode_chunk(features, prompts[i : i + chunk_size], candidates, image_feature, image_pe, own_scores)
-            for i in range(0, len(prompts), chunk_size)
-        ]
+            return self._decode_chunk(features, prompts, image_pe, wanted)
+        starts = range(0, len(prompts), chunk_size)
+        parts = [self._decode_chunk(features, prompts[i : i + chunk_size], image_pe, wanted) for i in starts]
         hq = [part.hq_logits for part in parts if part.hq_logits is not None]
         own = [part.own_scores for part in parts if part.own_scores is not None]
+        rows = [part.rows + start for start, part in zip(starts, parts, strict=True) if part.rows is not None]
         return DecoderOutput(
             torch.cat([part.sam_logits for part in parts]),
             torch.cat(hq) if hq else None,
             torch.cat([part.iou for part in parts]),
             torch.cat(own) if own else None,
+            torch.cat(rows) if rows else None,
         )
 
     def _nothing(self, features: ImageFeatures, candidates: int, use_hq: bool, own_scores: bool) -> DecoderOutput:
@@ -265,13 +282,7 @@ class Sam(TrainableParts):
         )
 
     def _decode_chunk(
-        self,
-        features: ImageFeatures,
-        prompts: Prompts,
-        candidates: Sequence[int],
-        image_feature: Tensor | None,
-        image_pe: Tensor,
-        own_scores: bool,
+        self, features: ImageFeatures, prompts: Prompts, image_pe: Tensor, wanted: _Wanted
     ) -> DecoderOutput:
         tokens = self.prompt_encoder.embed_tokens(prompts.coords, prompts.kinds)
         if prompts.tokens is not None:
@@ -284,12 +295,13 @@ class Sam(TrainableParts):
             prompts.token_flags(),
             prompts.image_index if len(features.image_embedding) > 1 else None,
         )
+        candidates, image_feature, own_scores, floor = wanted
         if isinstance(self.mask_decoder, HQMaskDecoder):
             if image_feature is not None:
-                hq: DecoderOutput = self.mask_decoder(inputs, image_feature, candidates, own_scores)
+                hq: DecoderOutput = self.mask_decoder(inputs, image_feature, candidates, own_scores, floor)
                 return hq
-            return self.mask_decoder.trunk(inputs, candidates)  # type: ignore[no-any-return]
-        return self.mask_decoder(inputs, candidates)  # type: ignore[no-any-return]
+            return self.mask_decoder.trunk(inputs, candidates, floor)  # type: ignore[no-any-return]
+        return self.mask_decoder(inputs, candidates, floor)  # type: ignore[no-any-return]
 
     def _cast(self, features: ImageFeatures) -> ImageFeatures:
         return ImageFeatures(*(f.to(self.dtype) for f in features))

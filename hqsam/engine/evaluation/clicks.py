@@ -259,6 +259,7 @@ class ClickTask:
             "score_source": describe_scores(self.scores),
             "noc_targets": list(o.noc_targets),
             "dilation_ratio": o.dilation_ratio,
+            **({"correlation": "scores with the truth"} if o.correlation else {}),
             "resolution": self.predictor.model.image_size,
             "max_per_source": "all" if o.max_per_source is None else o.max_per_source,
         }

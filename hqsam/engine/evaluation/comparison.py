@@ -137,9 +137,7 @@ def compare_results(
         raise DataError(f"{a.name} and {b.name} have no metric in common")
     settings = [key for key in {**a.protocol, **b.protocol} if key not in _EXPECTED_TO_DIFFER]
     differing = {
-        key: (a.protocol.get(key), b.protocol.get(key))
-        for key in settings
-        if _shared(a.protocol.get(key), a.column) != _shared(b.protocol.get(key), b.column)
+        key: (a.protocol.get(key), b.protocol.get(key)) for key in settings if _shared(key, a) != _shared(key, b)
     }
     return Comparison(
         a.name, b.name, metrics, len(first) - len(both), len(second) - len(both), differing, resamples, confidence
@@ -223,8 +221,9 @@ def _place(record: Record) -> Place:
     return Place(str(record.get("set", "all")), record.get("image", record.get("video")))
 
 
-def _shared(value: Any, column: str) -> Any:
-    """What a protocol says of a column counts for that column alone."""
-    if isinstance(value, dict) and column in value and set(value) <= set(COLUMN_TITLES):
-        return None
+def _shared(key: str, side: Side) -> Any:
+    """What a protocol says of a column counts for that column alone, and differs by its nature but for the score."""
+    value = side.protocol.get(key)
+    if isinstance(value, dict) and side.column in value and set(value) <= set(COLUMN_TITLES):
+        return value[side.column] if key == "score_source" else None
     return value

@@ -21,6 +21,10 @@ CASES = {
 }
 """Headings of the kinds of cases."""
 _METRICS = {"mbiou": "boundary IoU", "miou": "mask IoU"}
+_DRAWN = ("precision_recall_*.png", "scatter_*.png", "*_click.png", "*_points.png", "*_noise.png") + tuple(
+    f"{kind}_[0-9][0-9].png" for kind in KINDS
+)
+"""Names of the pictures that evaluations write."""
 _STEPS = {"click": "clicks", "points": "random points", "noise": "noise of the box"}
 """Kinds of steps in the names of metrics, and what their curves go over."""
 
@@ -28,10 +32,13 @@ _STEPS = {"click": "clicks", "points": "random points", "noise": "noise of the b
 def remove_pictures(folder: Path) -> None:
     """Delete what an earlier evaluation drew in this run folder: its numbers are about to be replaced.
 
+    What another program keeps there, a training run for instance, stays.
+
     Raises:
         OutputError: a file cannot be deleted.
     """
-    for file in [folder / "gallery.html", *(folder / "plots").glob("*.png")]:
+    drawn = [file for pattern in _DRAWN for file in (folder / "plots").glob(pattern)]
+    for file in [folder / "gallery.html", *drawn]:
         try:
             file.unlink(missing_ok=True)
         except OSError as error:
