@@ -137,7 +137,7 @@ def export_decoder(
             best of 1 to 3 for prompts of one or two tokens, else 0. `fusion="hq"` has one mask in any case, beside the
             scores of these.
         full_size_masks: also read `orig_im_size` (2,), height and width, and return `masks` (N, M, H, W) logits.
-        interface: "published" reads HQ-SAM's `interm_embeddings` (1, 1, h, w, C) in place of `hq_features`.
+        interface: "published" reads HQ-SAM's `interm_embeddings` (any, 1, h, w, C) in place of `hq_features`.
         opset: version of the operator set.
         name: the model's name, for the metadata.
 
@@ -157,6 +157,10 @@ def export_decoder(
     proto = trace(graph, _decoder_inputs(twin, graph), outputs, opset, largest_constant=_LARGEST_CONSTANT)
     # every use of the flags broadcasts, so that one flag answers for all prompts
     _input(proto, "has_mask_input").type.tensor_type.shape.dim[0].dim_param = "num_flags"
+    if (
+        "interm_embeddings" in graph.input_names
+    ):  # published programs give those of all global blocks; the first is read
+        _input(proto, "interm_embeddings").type.tensor_type.shape.dim[0].dim_param = "num_blocks"
     if full_size_masks:
         add_full_size_masks(proto, model.image_size)
     about = _about(

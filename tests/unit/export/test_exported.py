@@ -203,6 +203,35 @@ def test_published_hq_decoder(hq_only: bool, tmp_path: Path) -> None:
     compare_with_published(reference, ours, path, ["image_embeddings", "interm_embeddings"])
 
 
+def test_published_programs_give_the_outputs_of_all_blocks(tmp_path: Path) -> None:
+    """HQ-SAM's own export takes a stack of four, of which only the first is read."""
+    model = create_model("hq_test_tiny", device="cpu")
+    model.head_state = "trained"
+    export_decoder(model, tmp_path / "decoder.onnx", interface="published", masks="single")
+    session = runtime.InferenceSession(tmp_path / "decoder.onnx")
+    generator = np.random.default_rng(0)
+    feed = {
+        "image_embeddings": generator.standard_normal((1, 256, 8, 8)).astype(np.float32),
+        "point_coords": np.array([[[10, 10], [50, 60]]], np.float32),
+        "point_labels": np.array([[2, 3]], np.float32),
+        "mask_input": np.zeros((1, 1, 32, 32), np.float32),
+        "has_mask_input": np.zeros(1, np.float32),
+    }
+    stack = generator.standard_normal((4, 1, 8, 8, 32)).astype(np.float32)
+    four, one = (session.run(None, {**feed, "interm_embeddings": part})[0] for part in (stack, stack[:1]))
+    assert np.array_equal(four, one)
+
+
+@pytest.mark.parametrize("head", ["mask", "early", "sam_token"])
+def test_heads_of_comparisons_are_refused(head: str, tmp_path: Path) -> None:
+    model = create_model("hq_test_tiny", device="cpu", head=head)
+    model.head_state = "trained"
+    for export in (export_encoder, export_decoder):
+        with pytest.raises(ExportError, match=f"head='{head}'"):
+            export(model, tmp_path / "file.onnx")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parity
 @pytest.mark.parametrize("masks", ["all", "auto"])
 @torch.no_grad()
