@@ -132,18 +132,16 @@ def trained_parts(config: TrainConfig, *, has_hq: bool) -> list[TrainablePart]:
             f"model.trained={settings.trained}: {unknown[0]!r} is unknown or twice there; parts, joined by +, are "
             f"{', '.join(_PARTS)}"
         )
-    if "score" in names:
-        if not has_hq or len(names) > 1:
-            raise ConfigError(
-                f"model.trained={settings.trained}: a score head is trained alone, of an hq_ model; got {settings.name}"
-            )
-        return ["score"]
+    if "score" in names and (not has_hq or len(names) > 1):
+        raise ConfigError(
+            f"model.trained={settings.trained}: a score head is trained alone, of an hq_ model; got {settings.name}"
+        )
     if "hq" in names and not has_hq:
         raise ConfigError(
             f"model.trained={settings.trained}: {settings.name} is plain SAM and has no HQ head to train; use an hq_ "
             "name, or name parts of SAM such as decoder+prompt or decoder+prompt+encoder"
         )
-    if "hq" not in names and has_hq:
+    if "hq" not in names and has_hq and "score" not in names:
         raise ConfigError(
             f"model.trained={settings.trained} leaves out the head of {settings.name}: add hq, or train the sam_ model"
         )
@@ -158,6 +156,13 @@ def trained_parts(config: TrainConfig, *, has_hq: bool) -> list[TrainablePart]:
         raise ConfigError(f"model.drop_path={settings.drop_path} is for a trained encoder: name it in model.trained")
     if optim.weight_decay and optim.name == "adam":
         raise ConfigError(f"optim.weight_decay={optim.weight_decay} needs optim.name=adamw")
+    prompts = config.data.prompts
+    several = config.clicks.rounds or (prompts.mix.get("points") and prompts.num_points > 1)
+    if "decoder" in names and not has_hq and not several:
+        raise ConfigError(
+            "a first prompt of one box, point or mask trains SAM's three masks of ambiguous prompts alone, and nothing "
+            "here trains the single mask: set clicks.rounds, or points in data.prompts.mix and num_points above 1"
+        )
     return [_PARTS[name] for name in names]
 
 

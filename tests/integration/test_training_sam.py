@@ -179,6 +179,10 @@ def test_a_whole_run_and_what_it_leaves(data: Path, tmp_path: Path) -> None:
         (["optim.name=adam"], "weight_decay=0.1 needs optim.name=adamw"),
         (["model.random_weights=false"], "all of sam_test_vit would be random; give SAM's file to go on from, or"),
         (["clicks.rounds=1"], "clicks: mask_only=2 puts a round between two clicks"),
+        (
+            ["clicks.rounds=0", "clicks.mask_only=0"],
+            "nothing here trains the single mask: set clicks.rounds, or points",
+        ),
         (["clicks.feed_mask=false"], "clicks: a round of mask_only without feed_mask"),
     ],
 )
