@@ -135,7 +135,7 @@ def create_model(
         device: "auto" takes a GPU where there is one.
         dtype: None is float32; "auto" is bfloat16 where the hardware computes in it.
         fresh_hq_head: allow a plain SAM file in an `hq_` model; the head is then random and has to be trained.
-        image_size: side of the square input in pixels, a multiple of 16; None is what the weights were trained with.
+        image_size: side of the square input in pixels, a multiple of 16; None is that of the named model (1024).
             Positions are interpolated to it.
         head: what the head of an `hq_` model is made of: features joined by "+", of early, final and mask; "token"
             fuses none; "sam_token" and "sam_decoder" are tuned copies of SAM's parts. None: what the checkpoint says,

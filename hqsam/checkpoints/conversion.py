@@ -23,7 +23,7 @@ from hqsam.checkpoints.formats import (
     parts_in,
     require_no_adapter,
 )
-from hqsam.checkpoints.official import Part, family_of
+from hqsam.checkpoints.official import Part, family_of, is_score
 from hqsam.checkpoints.reading import HEAD
 from hqsam.checkpoints.skeleton import require_complete
 from hqsam.checkpoints.state import Selection, parts_of, require_selection, select
@@ -110,6 +110,9 @@ def convert_checkpoint(
         kept |= _kept(extra)
     if lora is not None:
         official = merged_tensors(official, lora)
+    if (lora is not None or encoder is not None) and "score" in parts_in(official):
+        logger.warning("the score head of %s is left out: it knows the masks of another encoder", src)
+        official = {name: tensor for name, tensor in official.items() if not is_score(name)}
     official = select(official, part)
     if not official:
         raise CheckpointError(f"{src} is {source.info.title}; it has no tensors for part={part!r}")

@@ -18,10 +18,11 @@ from hqsam.checkpoints import (
     load_checkpoint,
     official_state_dict,
     read_tensors,
+    save_adapter,
     save_checkpoint,
 )
 from hqsam.drop_in import _build
-from hqsam.models import Sam, ScoreHead
+from hqsam.models import EncoderLoRA, Sam, ScoreHead
 from hqsam.registry import create_model
 from tests.helpers import fill_parameters
 
@@ -129,6 +130,17 @@ def test_our_formats_carry_it(file: Path, tmp_path: Path, to: str, caplog: pytes
     source, made = read_tensors(file), read_tensors(tmp_path / "out.safetensors")
     mine = [name for name in source if name.startswith(PREFIX)]
     assert len(mine) == 6 and all(torch.equal(source[name], made[name]) for name in mine)
+
+
+def test_another_encoder_makes_other_masks(
+    scored: Sam, file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    adapter = EncoderLoRA(scored.image_encoder, rank=1)
+    save_adapter(scored, adapter, tmp_path / "lora.safetensors")
+    with caplog.at_level(logging.WARNING):
+        info = convert_checkpoint(file, tmp_path / "adapted.safetensors", lora=tmp_path / "lora.safetensors")
+    assert not info.has_score and info.recommended_score is None
+    assert "score head" in caplog.text and "another encoder" in caplog.text
 
 
 def test_another_hq_head_brings_its_own_or_none(file: Path, build: Build, tmp_path: Path) -> None:
