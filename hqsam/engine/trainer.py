@@ -145,14 +145,15 @@ class Trainer:
         """
         encoded = image_features(self.model, batch, amp=self.config.loop.amp == "bf16", trained=self.encoder_changes)
         features = encoded
-        if self.encoder_changes:  # gradients of all rounds meet here, and go through the encoder once
-            features = ImageFeatures(*(part.detach().requires_grad_() for part in encoded))
+        if self.encoder_changes:  # gradients of all rounds meet here in full precision, and go through the encoder once
+            features = ImageFeatures(*(part.detach().to(self.model.dtype).requires_grad_() for part in encoded))
         sums = torch.zeros(3, dtype=self.model.dtype, device=self.model.device)
         size = self.config.loop.prompt_chunk or len(batch.masks)
         for start in range(0, len(batch.masks), size):
             sums += self._backward_rounds(batch.prompts_at(slice(start, start + size)), features)
         if self.encoder_changes:  # a plain SAM never looks at the early feature
-            pairs = [(out, part.grad) for out, part in zip(encoded, features, strict=True) if part.grad is not None]
+            both = zip(encoded, features, strict=True)
+            pairs = [(out, part.grad.to(out.dtype)) for out, part in both if part.grad is not None]
             torch.autograd.backward([out for out, _ in pairs], [gradient for _, gradient in pairs])
         return sums / (self.rounds.count + 1)
 

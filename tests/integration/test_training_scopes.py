@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from hqsam.checkpoints import load_adapter, load_checkpoint, official_state_dict, read_tensors
+from hqsam.engine import trainer
+from hqsam.engine.objective import forward_loss
 from hqsam.engine.trainer import NonFiniteLossError
 from hqsam.engine.training import Run, open_run, train
 from hqsam.errors import CheckpointError, ConfigError, HqsamError, OutputError
@@ -51,6 +54,23 @@ def test_what_moves(data: Path, tmp_path: Path, options: list[str], moving: tupl
     assert moved <= expected and {key for key in expected - moved if not key.startswith(ambiguous)} == set()
     if adapter is not None and updates is not None:
         assert all(not torch.equal(updates[key], tensor) for key, tensor in tensors(adapter).items())
+
+
+def test_gradients_of_all_rounds_meet_in_full_precision(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under autocast the encoder's outputs are bfloat16; a sum of many gradients in that would lose digits."""
+    given: list[torch.dtype] = []
+
+    def spy(*arguments: Any, **options: Any) -> Any:
+        given.extend(part.dtype for part in options["features"])
+        return forward_loss(*arguments, **options)
+
+    monkeypatch.setattr(trainer, "forward_loss", spy)
+    run = open_run(make_config(data, tmp_path, "model.lora_rank=2", "clicks.rounds=1", "loop.amp=bf16"))
+    run_steps(run, 1)
+    assert set(given) == {torch.float32}
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in run.trainer.parameters)
 
 
 @pytest.mark.parametrize("name", ["hq_vit_tiny", "hq_vit_b"])
