@@ -41,17 +41,24 @@ def as_rle(segmentation: Any) -> dict[str, Any]:
     return dict(segmentation)
 
 
-def near(record: Record, thresholds: tuple[float, float]) -> bool:
+def near(record: Record, thresholds: tuple[float, float], rounding: float) -> bool:
     """Whether rounding could decide if this record is kept."""
-    scores = record["predicted_iou"], record["stability_score"]
-    return any(abs(score - limit) <= 1e-4 for score, limit in zip(scores, thresholds, strict=True))
+    by_iou = abs(record["predicted_iou"] - thresholds[0]) <= 1e-4
+    return by_iou or abs(record["stability_score"] - thresholds[1]) <= rounding
 
 
-def compare(theirs: list[Record], ours: list[Record], thresholds: tuple[float, float]) -> int:
-    """Require equal records; returns how many were left out because a threshold is too close to call."""
-    left_out = sum(near(record, thresholds) for record in theirs)
-    theirs = [record for record in theirs if not near(record, thresholds)]
-    ours = [record for record in ours if not near(record, thresholds)]
+def compare(theirs: list[Record], ours: list[Record], thresholds: tuple[float, float], rounding: float = 1e-4) -> int:
+    """Require equal records; returns how many were left out because a threshold is too close to call.
+
+    Args:
+        theirs: of the reference.
+        ours: in the same order.
+        thresholds: of predicted IoU and stability.
+        rounding: by how much the share of pixels between two logits may differ.
+    """
+    left_out = sum(near(record, thresholds, rounding) for record in theirs)
+    theirs = [record for record in theirs if not near(record, thresholds, rounding)]
+    ours = [record for record in ours if not near(record, thresholds, rounding)]
     assert len(theirs) == len(ours)
     for expected, actual in zip(theirs, ours, strict=True):
         assert list(expected) == list(actual)
@@ -64,7 +71,7 @@ def compare(theirs: list[Record], ours: list[Record], thresholds: tuple[float, f
         assert actual["crop_box"] == expected["crop_box"]
         np.testing.assert_allclose(actual["point_coords"], expected["point_coords"], atol=1e-9)
         assert actual["predicted_iou"] == pytest.approx(expected["predicted_iou"], abs=1e-4)
-        assert actual["stability_score"] == pytest.approx(expected["stability_score"], abs=1e-4)
+        assert actual["stability_score"] == pytest.approx(expected["stability_score"], abs=rounding)
     return left_out
 
 
@@ -173,4 +180,6 @@ def test_random_vit(name: str, multimask: bool) -> None:
         expected = reference(theirs, **limits, **options).generate(image, **extra)
         actual = SamAutomaticMaskGenerator(ours, **limits, **options).generate(image, multimask)
         assert len(expected) >= 5
-        assert compare(expected, actual, (iou, stability)) <= 3
+        # Logits of random weights are so close to one another that three of 30,000 pixels, 1.03e-4, change sides with
+        # the last digit of an embedding; both encoders are equally far (1e-6) from one in float64.
+        assert compare(expected, actual, (iou, stability), rounding=3e-4) <= 3
