@@ -126,6 +126,13 @@ def test_draws_depend_on_the_seed_and_the_object_alone(model: Sam, pack: Path) -
     assert run(0) != run(1)
 
 
+def test_kept_results_without_scores_are_not_taken_for_those_with_them(model: Sam, pack: Path) -> None:
+    """What tells evaluations apart is what they say of themselves."""
+    records = open_dataset(pack)
+    plain, scored = (ClickTask(model, records, ClickOptions(correlation=wanted)).describe() for wanted in (False, True))
+    assert plain != scored and "correlation" not in plain
+
+
 def test_a_perfect_answer_is_not_clicked_again(model: Sam, pack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = ClickTask(model, open_dataset(pack), ClickOptions(clicks=3, columns=("sam",)))
     item = task.items[0]
