@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 from torch import Tensor
 
@@ -18,6 +18,8 @@ from hqsam.checkpoints.reading import ADAPTED, TensorFile, is_adapter, known_hea
 from hqsam.errors import CheckpointError
 from hqsam.models import FULL_HEAD, head_title
 from hqsam.types import FUSIONS, SCORE_SOURCES, Fusion, ScoreSource
+
+Choice = TypeVar("Choice", bound=str)
 
 Layout = Literal[
     "sam",
@@ -308,12 +310,7 @@ def checked_fusion(value: str | None, source: str) -> Fusion | None:
     Raises:
         CheckpointError: there is no such fusion.
     """
-    if value is None:
-        return None
-    for fusion in FUSIONS:
-        if value == fusion:
-            return fusion
-    raise CheckpointError(f"{source}: {RECOMMENDED_FUSION} must be one of {', '.join(FUSIONS)}, got {value!r}")
+    return _one_of(value, FUSIONS, RECOMMENDED_FUSION, source)
 
 
 def checked_score(value: str | None, source: str) -> ScoreSource | None:
@@ -322,12 +319,16 @@ def checked_score(value: str | None, source: str) -> ScoreSource | None:
     Raises:
         CheckpointError: there is no such score.
     """
+    return _one_of(value, SCORE_SOURCES, RECOMMENDED_SCORE, source)
+
+
+def _one_of(value: str | None, legal: Sequence[Choice], key: str, source: str) -> Choice | None:
     if value is None:
         return None
-    for score in SCORE_SOURCES:
-        if value == score:
-            return score
-    raise CheckpointError(f"{source}: {RECOMMENDED_SCORE} must be one of {', '.join(SCORE_SOURCES)}, got {value!r}")
+    for choice in legal:
+        if value == choice:
+            return choice
+    raise CheckpointError(f"{source}: {key} must be one of {', '.join(legal)}, got {value!r}")
 
 
 def architecture_of(official: Mapping[str, Tensor]) -> Architecture | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,26 +30,25 @@ def inspect(
     from hqsam.checkpoints import inspect_checkpoint
 
     info = inspect_checkpoint(file)
-    rows = describe(info)
-    if as_json:
-        typer.echo(json.dumps(rows))
-        return
-    typer.echo(f"{info.path}: {info.title}")
-    for name, value in rows.items():
-        if name != "path" and value not in (None, {}):
-            typer.echo(f"  {name.replace('_', ' '):<20}{_words(value)}")
+    _show(f"{info.path}: {info.title}", describe(info), as_json, hidden=("path",))
 
 
 def _show_exported(file: Path, as_json: bool) -> None:
     from hqsam.export.files import describe_exported
 
     rows = describe_exported(file)
+    title = f"{file}: ONNX, {rows.get('part', 'not exported by hqsam')}"
+    _show(title, rows, as_json, hidden=("path", "part"))
+
+
+def _show(title: str, rows: Mapping[str, Any], as_json: bool, hidden: Sequence[str]) -> None:
+    """What is known of a file as JSON, or for people: the title and a line for all that is not hidden or empty."""
     if as_json:
         typer.echo(json.dumps(rows))
         return
-    typer.echo(f"{file}: ONNX, {rows.get('part', 'not exported by hqsam')}")
+    typer.echo(title)
     for name, value in rows.items():
-        if name not in ("path", "part") and value not in ("", {}):
+        if name not in hidden and value not in (None, "", {}):
             typer.echo(f"  {name.replace('_', ' '):<20}{_words(value)}")
 
 

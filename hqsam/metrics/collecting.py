@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -23,6 +24,7 @@ class Record(Protocol):
 
 
 R = TypeVar("R", bound=Record)
+Self = TypeVar("Self", bound="Collected[Any]")
 
 
 class Collected(Generic[R]):
@@ -30,6 +32,12 @@ class Collected(Generic[R]):
 
     def __init__(self) -> None:
         self._records: dict[Hashable, R] = {}
+
+    def fresh(self: Self) -> Self:
+        """The same evaluator without records; what it compares with is shared, not copied."""
+        twin = copy.copy(self)
+        twin._records = {}
+        return twin
 
     def state(self) -> list[R]:
         """The records, sorted by their key."""

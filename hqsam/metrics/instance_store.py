@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from hqsam.metrics.instance_records import ImageId, InstanceRecord, InstanceTruth
 from hqsam.rle import Rle
@@ -37,6 +38,7 @@ class _Record(Protocol):
 
 
 Kept = TypeVar("Kept", bound=_Record)
+Self = TypeVar("Self", bound="RecordStore[Any]")
 
 
 class RecordStore(Generic[Kept]):
@@ -49,6 +51,12 @@ class RecordStore(Generic[Kept]):
     def __init__(self, truths: Mapping[str, InstanceTruth]) -> None:
         self.truths = dict(truths)
         self._records: dict[tuple[str, ImageId], Kept] = {}
+
+    def fresh(self: Self) -> Self:
+        """The same evaluator without records; what it compares with is shared, not copied."""
+        twin = copy.copy(self)
+        twin._records = {}
+        return twin
 
     def state(self) -> list[Kept]:
         """The records, sorted by their key."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -28,6 +27,9 @@ class Keyed(Protocol):
 
 class Scores(Protocol[R]):
     """An evaluator (see `hqsam.metrics.Evaluator`) of sets and columns."""
+
+    def fresh(self) -> Scores[R]:
+        """The same without records."""
 
     def merge(self, states: list[list[R]]) -> None:
         """Add records."""
@@ -146,7 +148,7 @@ class OneByOne(Generic[Item, Loaded, R]):
             logger.warning("%d objects have no pixel and are left out, first %s", len(left_out), left_out[0])
         if not records:
             raise DataError(f"nothing to score: none of {len(self.items)} items has a record, {len(left_out)} left out")
-        evaluator = copy.deepcopy(self.inner.evaluator)  # the task can be run again
+        evaluator = self.inner.evaluator.fresh()  # the task can be run again
         evaluator.merge([list(records)])
         sets = dict(evaluator.compute())
         if not any(sets.values()):

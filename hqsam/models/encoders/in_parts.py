@@ -78,9 +78,8 @@ def _add_global_attention(block: Block, x: Tensor) -> None:
     height, width, channels = x.shape
     q, k, v = _all_positions(block, x)
     rows = max(1, _QUERIES // width)
-    together = max(
-        1, torch.get_num_threads() * _SLICE // (rows * width)
-    )  # one head has too few slices for many threads
+    # One head has too few slices for many threads.
+    together = max(1, torch.get_num_threads() * _SLICE // (rows * width))
     out = torch.empty((height * width, channels), dtype=q.dtype)
     by_head = out.view(height * width, attention.num_heads, -1)
     for first in range(0, attention.num_heads, together):
