@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 
 from hqsam.checkpoints import CheckpointInfo, load_checkpoint
-from hqsam.checkpoints.reading import read_head
+from hqsam.checkpoints.reading import known_head, known_image_size, read_strings
 from hqsam.hub import PUBLISHED, fetch_weights
 from hqsam.models import (
     FULL_HEAD,
@@ -135,8 +135,8 @@ def create_model(
         device: "auto" takes a GPU where there is one.
         dtype: None is float32; "auto" is bfloat16 where the hardware computes in it.
         fresh_hq_head: allow a plain SAM file in an `hq_` model; the head is then random and has to be trained.
-        image_size: side of the square input in pixels, a multiple of 16; None is that of the named model (1024).
-            Positions are interpolated to it.
+        image_size: side of the square input in pixels, a multiple of 16. None: what the checkpoint says, else that of
+            the named model (1024). Positions are interpolated to it.
         head: what the head of an `hq_` model is made of: features joined by "+", of early, final and mask; "token"
             fuses none; "sam_token" and "sam_decoder" are tuned copies of SAM's parts. None: what the checkpoint says,
             else all three, the published head.
@@ -174,8 +174,6 @@ def load_by_name(
 ) -> tuple[Sam, CheckpointInfo | None]:
     """`create_model` that leaves fusion and score as the published programs have them, and says what was loaded."""
     spec = model_spec(name)
-    if image_size is not None:
-        spec = replace(spec, image_size=image_size)
     _, _, tag = name.partition(".")
     if tag and checkpoint is not None:
         raise ValueError(f"{name!r} names its weights already; use {spec.name!r} to load {checkpoint}")
@@ -187,9 +185,13 @@ def load_by_name(
         checkpoint = fetch_weights(spec.name)
     if head is not None and not spec.hq:
         raise ValueError(f"{spec.name!r} is plain SAM and has no head; leave out head={head!r}, or use an hq_ name")
-    if head is None and spec.hq and checkpoint is not None:
-        head = read_head(checkpoint)
-    model = build_model(spec if head is None else replace(spec, head=head))
+    if checkpoint is not None:
+        stated, path = read_strings(checkpoint), Path(checkpoint)
+        head = known_head(stated, path) if head is None and spec.hq else head
+        image_size = known_image_size(stated, path) if image_size is None else image_size
+    asked = {"head": head, "image_size": image_size}
+    spec = replace(spec, **{field: value for field, value in asked.items() if value is not None})  # type: ignore[arg-type]
+    model = build_model(spec)
     info: CheckpointInfo | None = None
     if tag == "embedded":
         info = _load_embedded(model, spec, fresh_hq_head=fresh_hq_head)

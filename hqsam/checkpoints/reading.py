@@ -41,6 +41,9 @@ ADAPTED = "encoder_adapter"
 HEAD = "hq_head"
 """Entry that names the head of a file, where that is not the published one."""
 
+IMAGE_SIZE = "image_size"
+"""Entry that tells the side of the input, in pixels, that the SAM in a file was made for."""
+
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 
 _Kind = Literal["safetensors", "zip", "pickle"]
@@ -108,21 +111,21 @@ def read_file(path: str | PathLike[str]) -> TensorFile:
     return TensorFile(path, tensors, metadata, path.stat().st_size, is_state)
 
 
-def read_head(path: str | PathLike[str]) -> str | None:
-    """What a file says about its head; None where it says nothing, as files of the published one do.
+def read_strings(path: str | PathLike[str]) -> dict[str, str]:
+    """What a file says of itself, read without its tensors; empty for files that cannot say anything.
 
     Raises:
-        CheckpointError: see `read_tensors`; or there is no such head.
+        CheckpointError: see `read_tensors`.
     """
     path = Path(path)
     kind = _kind(path)
     if kind == "safetensors":
         with _open_safetensors(path) as file:
-            return known_head(file.metadata() or {}, path)
+            return dict(file.metadata() or {})
     loaded = _read_pickled(path, kind) if kind == "zip" else None  # our training states, which are mapped, not read
     if not isinstance(loaded, Mapping) or loaded.get("format") != TRAINING_STATE:
-        return None
-    return known_head(_describe_state(loaded), path)
+        return {}
+    return _describe_state(loaded)
 
 
 def known_head(metadata: Mapping[str, str], path: Path) -> str | None:
@@ -135,6 +138,20 @@ def known_head(metadata: Mapping[str, str], path: Path) -> str | None:
         return head_name(metadata[HEAD]) if HEAD in metadata else None
     except ValueError as error:
         raise CheckpointError(f"{path}: its {HEAD} is unknown to this version: {error}") from error
+
+
+def known_image_size(metadata: Mapping[str, str], path: Path) -> int | None:
+    """What the strings of a file say about the side of the input; None where they say nothing.
+
+    Raises:
+        CheckpointError: it is no multiple of 16 above 0.
+    """
+    if IMAGE_SIZE not in metadata:
+        return None
+    text = metadata[IMAGE_SIZE]
+    if not text.isdecimal() or int(text) == 0 or int(text) % 16:
+        raise CheckpointError(f"{path}: its {IMAGE_SIZE} must be a multiple of 16 pixels, it is {text!r}")
+    return int(text)
 
 
 def _kind(path: Path) -> _Kind:

@@ -24,7 +24,7 @@ from hqsam.checkpoints.formats import (
     parts_in,
     recognise,
 )
-from hqsam.checkpoints.reading import HEAD, TensorFile
+from hqsam.checkpoints.reading import HEAD, IMAGE_SIZE, TensorFile
 from hqsam.checkpoints.state import Selection, official_state_dict, with_unused_classifier
 from hqsam.errors import CheckpointError, HqsamError, OutputError
 from hqsam.models import FULL_HEAD, Sam, head_title
@@ -77,7 +77,7 @@ def save_checkpoint(
         )
     official = official_state_dict(model, part)
     if not part.startswith("hq") and path.suffix == ".safetensors":
-        metadata = {**(metadata or {}), "image_size": str(model.image_size)}
+        metadata = {**(metadata or {}), IMAGE_SIZE: str(model.image_size)}
     return write(
         path, official, head=model.head, dtype=dtype, metadata=metadata, include_unused_head=include_unused_head
     )
@@ -154,7 +154,10 @@ def write(
         own = {"format": "pt", "hqsam_format": FORMAT_VERSION, "layout": described.layout}
         if described.variant is not None:
             own["variant"] = described.variant
-        strings = {**(metadata or {}), **own, **said}
+        # What describes the tensors is not the caller's to say, nor does it hold for a part alone.
+        ours = {HEAD} if described.has_sam else {HEAD, IMAGE_SIZE}
+        told = {key: text for key, text in (metadata or {}).items() if key not in ours}
+        strings = {**told, **own, **said}
 
         def save(temporary: Path) -> None:
             from safetensors.torch import save_file

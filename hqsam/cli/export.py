@@ -99,8 +99,7 @@ def open_model(name_or_file: str) -> tuple[str, Sam]:
     if not info.has_sam or info.variant is None:
         raise CheckpointError(f"{path} is {info.title}; a whole model is exported (`hqsam convert --head` joins parts)")
     name = f"{'hq' if info.has_hq else 'sam'}_{info.variant}"
-    size = info.metadata.get("image_size")
-    return name, create_model(name, path, device="cpu", image_size=int(size) if size else None)
+    return name, create_model(name, path, device="cpu")
 
 
 def _show(part: str, written: ExportedFile, *, quiet: bool) -> dict[str, Any]:

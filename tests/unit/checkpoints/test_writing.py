@@ -108,6 +108,34 @@ def test_metadata_of_safetensors(tmp_path: Path, build: Build) -> None:
     assert save_checkpoint(build("hq_test_tiny"), tmp_path / "a.pth").metadata == {}
 
 
+def test_what_describes_the_tensors_is_not_the_callers_to_say(tmp_path: Path, build: Build) -> None:
+    metadata = {"hq_head": "token", "image_size": "64", "layout": "sam", "author": "me"}
+    whole = save_checkpoint(build("hq_test_tiny"), tmp_path / "a.safetensors", metadata=metadata)
+    assert whole.head == "early+final+mask" and whole.metadata["image_size"] == "128"
+    head = save_checkpoint(build("hq_test_tiny"), tmp_path / "head.safetensors", part="hq", metadata=metadata)
+    assert not {"hq_head", "image_size"} & set(head.metadata) and head.metadata["author"] == "me"
+    part = convert_checkpoint(whole.path, tmp_path / "part.safetensors", to="hq_head")
+    assert "image_size" not in part.metadata and part.metadata["author"] == "me"
+
+
+def test_a_model_has_the_input_size_that_its_file_states(tmp_path: Path, assert_same: Same) -> None:
+    made = create_model("sam_test_tiny", device="cpu", image_size=64)
+    path = save_checkpoint(made, tmp_path / "a.safetensors").path
+    again = create_model("sam_test_tiny", path, device="cpu")
+    assert again.image_size == 64
+    assert_same(official_state_dict(again), official_state_dict(made))
+    assert create_model("sam_test_tiny", path, device="cpu", image_size=128).image_size == 128
+
+
+@pytest.mark.parametrize("text", ["0", "100", "-64", "large", ""])
+def test_a_stated_input_size_that_is_none(text: str, tmp_path: Path, build: Build) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file(official_state_dict(build("sam_test_tiny")), path, {"image_size": text})
+    with pytest.raises(CheckpointError, match="image_size must be a multiple of 16") as caught:
+        create_model("sam_test_tiny", path, device="cpu")
+    assert "\n" not in str(caught.value)
+
+
 def test_only_the_tensors_and_not_their_storages_are_written(tmp_path: Path, build: Build) -> None:
     model = build("hq_test_vit")
     head = model.mask_decoder.head
