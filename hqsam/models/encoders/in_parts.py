@@ -14,8 +14,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+from hqsam.models.drop_path import drop_paths
 
 Block = Any
 """`Block` of timm.models.vision_transformer_sam."""
@@ -28,6 +30,21 @@ _SLICE = 64
 """Queries in a block of the kernel, of which a thread takes one at a time."""
 _ROWS = 1024
 """Positions that go through an MLP together."""
+
+
+def suits_parts(encoder: nn.Module, images: Tensor) -> bool:
+    """Whether an encoder computes these images part by part where nobody chose.
+
+    On a CPU, unless there is a gradient or the encoder is being trained, traced, compiled or exported.
+    """
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    whole = (
+        traced
+        or encoder.training
+        or torch.is_grad_enabled()
+        or any(path.draws is not None for path in drop_paths(encoder))
+    )
+    return images.device.type == "cpu" and not whole
 
 
 def run_block(block: Block, x: Tensor) -> None:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hqsam.models.drop_path import drop_paths
-from hqsam.models.encoders.in_parts import run_block
+from hqsam.models.encoders.in_parts import run_block, suits_parts
 from hqsam.models.encoders.timm_backbones import build_sam_vit, set_drop_path
 from hqsam.types import ImageFeatures
 
@@ -45,20 +44,10 @@ class SamViTEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> ImageFeatures:
         """(B, 3, S, S) normalised -> embedding (B, 256, S/16, S/16), early feature (B, width, S/16, S/16)."""
-        if self._suits_parts(images) if self.in_parts is None else self.in_parts:
+        if suits_parts(self, images) if self.in_parts is None else self.in_parts:
             return self._forward_in_parts(images)
         embedding, (early,) = self.backbone.forward_intermediates(images, indices=[self._early_block])
         return ImageFeatures(embedding, early)
-
-    def _suits_parts(self, images: Tensor) -> bool:
-        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        whole = (
-            traced
-            or self.training
-            or torch.is_grad_enabled()
-            or any(path.draws is not None for path in drop_paths(self))
-        )
-        return images.device.type == "cpu" and not whole
 
     def _forward_in_parts(self, images: Tensor) -> ImageFeatures:
         net = self.backbone
