@@ -194,8 +194,9 @@ class SamPredictor:
             hq_token_only: return HQ's mask alone, same as `fusion="hq"`.
             fusion: "sum" (default of HQ models), "hq", or "sam" for exactly plain SAM.
             candidates: "all" with `multimask_output` returns each of SAM's three masks fused with HQ's.
-            refine: "zoom" looks again at the part of the image around each object that fills little of it; the
-                returned logits and scores are those of the first look.
+            refine: "again" asks once more with the first answer as the mask prompt, and returns logits and scores of
+                the second. "zoom" looks again at the part of the image around each object that fills little of it;
+                the returned logits and scores are those before. "again+zoom" does one after the other.
             score: "sam" is SAM's predicted IoU of SAM's mask; "own" and "own_boundary" are the predicted IoU and
                 boundary IoU of the mask that is returned, from the model's score head. None is the model's default.
 

@@ -1,6 +1,9 @@
-"""A second pass on a crop: the part of the image around an object, encoded again at the model's full input size.
+"""Second looks at an object: the same question with the first answer as a mask prompt, or a crop encoded again.
 
-The model sees the whole image at its input size first. An object that fills a small part of it gets few of the
+Again: SAM was trained to correct itself when it is shown its own mask (Segment Anything, appendix A: two rounds of its
+training add nothing but the last answer), and the decoder is a fraction of the encoder's cost.
+
+Zoom: the model sees the whole image at its input size first. An object that fills a small part of it gets few of the
 encoder's patches and few cells of the mask logits; cut out and encoded again it gets more of both. The second pass is
 prompted as the first was, and with the first mask.
 """
@@ -25,10 +28,10 @@ from hqsam.models import Sam, select_masks
 from hqsam.postprocess import upscale_logits
 from hqsam.types import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, NEGATIVE, PAD, POSITIVE, Fusion, Prompts
 
-Refine = Literal["zoom"]
+Refine = Literal["again", "zoom", "again+zoom"]
 """How masks are refined; None where they are not."""
 
-REFINEMENTS: tuple[Refine, ...] = ("zoom",)
+REFINEMENTS: tuple[Refine, ...] = ("again", "zoom", "again+zoom")
 
 MARGIN = 1.25
 """Side of a crop over the long side of the object's box."""
@@ -121,6 +124,23 @@ def zoom(
                 result[done.row, 0, y0:y1, x0:x1] = second if threshold is None else second > threshold
             jobs = []
     return result
+
+
+def asked_again(prompts: Prompts, logits: Tensor) -> Prompts:
+    """The same prompts with their answers in place of mask prompts.
+
+    Args:
+        prompts: N prompts in the model's frame, as they were answered.
+        logits: (N, 1, 4h, 4w), the answers. One without a pixel says nothing: its prompt is asked as it was.
+
+    Raises:
+        ValueError: several masks a prompt, or other numbers of prompts and masks.
+    """
+    require_one_mask(prompts, logits)
+    prompts = prompts.to(logits.device)
+    seen = (logits > 0).flatten(1).any(dim=1)
+    masks = logits if prompts.masks is None else torch.where(seen[:, None, None, None], logits, prompts.masks)
+    return replace(prompts, masks=masks, has_mask=seen | prompts.mask_flags())
 
 
 def require_refine(refine: str | None) -> None:

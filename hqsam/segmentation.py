@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from hqsam.models import Sam, select_masks
 from hqsam.models.selection import MULTIMASK_CANDIDATES, SINGLE_CANDIDATE
 from hqsam.postprocess import full_size_masks
 from hqsam.prompts import Prompt, PromptFrame, as_prompts
-from hqsam.refine import Refine, require_refine, zoom
+from hqsam.refine import Refine, asked_again, require_refine, zoom
 from hqsam.types import Candidates, Fusion, ImageFeatures, Prompts, ScoreSource
 
 GPU_BATCH = 8
@@ -53,6 +53,16 @@ class Answer:
             )
 
     @property
+    def asks_again(self) -> bool:
+        """Whether each answer becomes the mask prompt of a second one."""
+        return self.refine in ("again", "again+zoom")
+
+    @property
+    def zooms(self) -> bool:
+        """Whether small objects are looked at in a crop of their own."""
+        return self.refine in ("zoom", "again+zoom")
+
+    @property
     def candidate_numbers(self) -> tuple[int, ...]:
         """SAM's masks that have to be computed."""
         return MULTIMASK_CANDIDATES if self.multimask else SINGLE_CANDIDATE
@@ -68,13 +78,44 @@ class Answer:
 def answer_prompts(
     model: Sam, features: ImageFeatures, prompts: Prompts, answer: Answer, hq_features: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Decode and select; arguments as in `answer_confident_prompts`.
+    """Decode and select, twice where that is wanted; arguments as in `answer_confident_prompts`.
 
     Returns:
         float32 logits (N, C, 4h, 4w) and scores (N, C).
     """
+    if hq_features is None and answer.asks_again and answer.fusion != "sam":
+        hq_features = model.hq_features(features)
     logits, scores, _ = answer_confident_prompts(model, features, prompts, answer, hq_features)
-    return logits, scores
+    if not answer.asks_again:
+        return logits, scores
+    return ask_again(model, features, prompts, logits, answer, hq_features)
+
+
+@torch.no_grad()
+def ask_again(
+    model: Sam,
+    features: ImageFeatures,
+    prompts: Prompts,
+    logits: Tensor,
+    answer: Answer,
+    hq_features: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Answer prompts once more, the first answers being their mask prompts.
+
+    Args:
+        model: the model.
+        features: encoder outputs of B images.
+        prompts: N prompts in the model's frame, as they were answered.
+        logits: (N, 1, 4h, 4w), the first answers.
+        answer: as the first time. What was ambiguous is not any more: SAM's single mask is taken.
+        hq_features: `model.hq_features(features)` if the caller kept it.
+
+    Returns:
+        float32 logits (N, 1, 4h, 4w) and scores (N, 1).
+    """
+    once = replace(answer, multimask=False, refine=None)
+    second, scores, _ = answer_confident_prompts(model, features, asked_again(prompts, logits), once, hq_features)
+    return second, scores
 
 
 @torch.no_grad()
@@ -146,7 +187,7 @@ def masks_of_image(
         ValueError: refining without the image.
     """
     threshold = None if answer.return_logits else model.mask_threshold
-    if answer.refine is None:
+    if not answer.zooms:
         return full_size_masks(logits, *frame, model.image_size, threshold=threshold)
     if image is None:
         raise ValueError(

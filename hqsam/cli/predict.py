@@ -74,8 +74,11 @@ Multimask = Annotated[
 ]
 
 RefineChoice = Annotated[
-    Literal["zoom"] | None,
-    typer.Option("--refine", help="zoom: look again at the part of the picture around each small object."),
+    Literal["again", "zoom", "again+zoom"] | None,
+    typer.Option(
+        "--refine",
+        help="again: feed each answer back once. zoom: look again at the part of the picture around each small object.",
+    ),
 ]
 
 

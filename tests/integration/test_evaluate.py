@@ -32,6 +32,7 @@ from hqsam.images import read_image, write_image
 from hqsam.metrics import boundary_iou, mask_iou
 from hqsam.models import Sam
 from hqsam.predictor import SamPredictor
+from hqsam.refine import Refine
 from hqsam.registry import create_model
 from hqsam.types import Prompts
 from tests.helpers import ROOT, fill_parameters
@@ -212,22 +213,23 @@ def test_plain_and_untrained_models_have_one_column(pack: Path, model: Sam) -> N
             evaluate(bad, records, EvalOptions(columns=("sam", "sum")))
 
 
-def test_refined_masks_are_the_predictors(model: Sam) -> None:
+@pytest.mark.parametrize("refine", ["again", "zoom", "again+zoom"])
+def test_refined_masks_are_the_predictors(model: Sam, refine: Refine) -> None:
     """Named in the protocol; the paper's protocol has no such thing."""
     image = np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8)
     target = np.zeros((300, 400), dtype=np.uint8)
     target[40:90, 30:100] = 255
-    path = make_path(model, EvalOptions(refine="zoom", columns=("sum",)))
+    path = make_path(model, EvalOptions(refine=refine, columns=("sam", "hq", "sum")))
     (mask,) = next(path([(image, [target])]))
     predictor = SamPredictor(model)
     predictor.set_image(image)
     box = np.array([[30.0, 40.0, 99.0, 89.0]])
-    np.testing.assert_array_equal(
-        mask["sum"], predictor.predict(box=box, multimask_output=False, refine="zoom")[0][0, 0]
-    )
-    assert path.describe()["refine"] == "zoom"
+    for fusion, found in mask.items():
+        wanted, _, _ = predictor.predict(box=box, multimask_output=False, refine=refine, fusion=fusion)
+        np.testing.assert_array_equal(found, wanted[0, 0])
+    assert path.describe()["refine"] == refine
     with pytest.raises(ValueError, match="belongs to protocol 'predictor'"):
-        make_path(model, EvalOptions(protocol="paper", refine="zoom"))
+        make_path(model, EvalOptions(protocol="paper", refine=refine))
 
 
 def test_training_mode_is_restored(pack: Path, model: Sam) -> None:

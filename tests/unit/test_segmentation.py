@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hqsam import Prompt, SamPredictor
+from hqsam.refine import asked_again
 from hqsam.registry import build_model, model_spec
+from hqsam.types import Prompts
 from tests.helpers import fill_parameters
 
 BOX = [10.0, 12.0, 40.0, 40.0]
@@ -137,6 +140,43 @@ def test_refining_through_the_predictor(predictor):
         [image, image], [Prompt(box=box), []], multimask_output=False, return_logits=True, refine="zoom"
     )
     assert np.allclose(together[0].masks[0], zoomed[0], atol=2e-4) and len(together[1].masks) == 0
+
+
+@pytest.mark.parametrize("fusion", ["sam", "hq", "sum"])
+def test_asking_again_is_feeding_the_answer_back(predictor, images, fusion):
+    predictor.set_image(images[0])
+    options = {"multimask_output": False, "return_logits": True, "fusion": fusion}
+    first = predictor.predict(box=BOX, **options)
+    by_hand = predictor.predict(box=BOX, mask_input=first[2], **options)
+    again = predictor.predict(box=BOX, refine="again", **options)
+    assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(again, by_hand, strict=True))
+    assert not np.allclose(again[2], first[2], atol=1e-3)
+    together = predictor.segment([images[0]], [[Prompt(box=BOX)] * 2], refine="again", **options)[0]
+    assert np.allclose(together.logits[1], again[2], atol=1e-4)
+
+
+def test_asking_again_settles_an_ambiguous_point(predictor, images):
+    """The best of three is chosen first; with it as a prompt the question is clear, and the single mask the answer."""
+    predictor.set_image(images[0])
+    point = {"point_coords": [[40, 20]], "point_labels": [1], "return_logits": True}
+    best = predictor.predict(**point)
+    by_hand = predictor.predict(**point, mask_input=best[2], multimask_output=False)
+    again = predictor.predict(**point, refine="again")
+    assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(again, by_hand, strict=True))
+
+
+def test_asked_again_in_the_place_of_a_mask_prompt_unless_the_answer_is_empty():
+    given, answers = torch.full((3, 1, 4, 4), 7.0), torch.full((3, 1, 4, 4), 2.0)
+    answers[1] = -1.0
+    prompts = Prompts.from_parts(boxes=torch.zeros(3, 4), masks=given)
+    prompts = replace(prompts, has_mask=torch.tensor([True, True, False]))
+    again = asked_again(prompts, answers)
+    assert again.has_mask.tolist() == [True, True, True]
+    assert [float(mask.max()) for mask in again.masks] == [2.0, 7.0, 2.0]
+    blank = asked_again(Prompts.from_parts(boxes=torch.zeros(3, 4)), answers)
+    assert blank.has_mask.tolist() == [True, False, True]
+    with pytest.raises(ValueError, match="one mask a prompt"):
+        asked_again(prompts, answers.expand(-1, 2, -1, -1))
 
 
 def test_what_cannot_be_refined(predictor, images):

@@ -138,7 +138,9 @@ class EvalConfig:
     dilation_ratio: float = setting(
         0.02, "ring width of boundary IoU as a share of the image diagonal", above=0, at_most=1
     )
-    refine: Literal["none", "zoom"] = setting("none", "zoom: look again at the crops around small objects")
+    refine: Literal["none", "again", "zoom", "again+zoom"] = setting(
+        "none", "again: each answer is fed back once; zoom: look again at the crops around small objects; or both"
+    )
     score: Literal["default", "sam", "own", "own_boundary"] = setting(
         "default", "predicted IoU of SAM's mask, or (boundary) IoU of the mask itself; default: the model's"
     )

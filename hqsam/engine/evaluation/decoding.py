@@ -13,7 +13,7 @@ from hqsam.encoding import encode_images
 from hqsam.geometry import ResizeLongestSide
 from hqsam.models import Sam, select_masks
 from hqsam.refine import Refine
-from hqsam.segmentation import Answer, masks_of_image
+from hqsam.segmentation import Answer, ask_again, masks_of_image
 from hqsam.types import Fusion, ImageFeatures, Prompts, ScoreSource
 
 _PIXELS_AT_ONCE = 2**25
@@ -86,8 +86,10 @@ def decode_boxes(
             )
             for column in wanted:
                 logits, scores = select_masks(output, multimask=False, fusion=column, score=by[column])
-                answer = Answer(False, False, column, "best", refine)
-                masks = masks_of_image(model, image, (input_hw, image_hw), prompts, logits.float(), answer)
+                logits, answer = logits.float(), Answer(False, False, column, "best", refine, by[column])
+                if answer.asks_again:
+                    logits, scores = ask_again(model, features, prompts, logits, answer, hq_features)
+                masks = masks_of_image(model, image, (input_hw, image_hw), prompts, logits, answer)
                 found[column] = Decoded(masks[:, 0].cpu().numpy(), scores[:, 0].float().cpu().numpy())
         yield {column: found[column] for column in columns}
 
