@@ -19,9 +19,8 @@ from hqsam.geometry import ResizeLongestSide
 from hqsam.images import as_rgb_uint8
 from hqsam.models import Sam
 from hqsam.prompts import Prompt, PromptFrame
-from hqsam.refine import Refine
-from hqsam.segmentation import Answer, Segmentation, answer_prompts, masks_of_image, segment_images
-from hqsam.types import Candidates, Fusion, ImageFeatures, Prompts, ScoreSource
+from hqsam.segmentation import Answer, Segmentation, answer_prompts, masks_of_image, segment_images, wanted_answer
+from hqsam.types import Candidates, Fusion, ImageFeatures, Prompts, Refine, ScoreSource
 
 
 class SamPredictor:
@@ -196,7 +195,8 @@ class SamPredictor:
             candidates: "all" with `multimask_output` returns each of SAM's three masks fused with HQ's.
             refine: "again" asks once more with the first answer as the mask prompt, and returns logits and scores of
                 the second. "zoom" looks again at the part of the image around each object that fills little of it;
-                the returned logits and scores are those before. "again+zoom" does one after the other.
+                the returned logits and scores are those before. "again+zoom" does one after the other, "none" neither.
+                None is the model's default where HQ takes part and a prompt gets one mask, else "none".
             score: "sam" is SAM's predicted IoU of SAM's mask; "own" and "own_boundary" are the predicted IoU and
                 boundary IoU of the mask that is returned, from the model's score head. None is the model's default.
 
@@ -213,9 +213,16 @@ class SamPredictor:
         assert self.original_size is not None
         frame = PromptFrame.of(self.model, self.original_size)
         prompts, many = frame.assemble(point_coords, point_labels, box, mask_input)
-        chosen = self.model.resolve_fusion(fusion, hq_token_only)
-        source = self.model.resolve_score(score, chosen)
-        answer = Answer(multimask_output, return_logits, chosen, candidates, refine, source)
+        answer = wanted_answer(
+            self.model,
+            multimask=multimask_output,
+            return_logits=return_logits,
+            fusion=fusion,
+            hq_token_only=hq_token_only,
+            candidates=candidates,
+            refine=refine,
+            score=score,
+        )
         masks, scores, logits = self._predict(prompts, answer)
         arrays = [t.cpu().numpy() for t in (masks, scores, logits)]
         masks_np, scores_np, logits_np = arrays if many else (array[0] for array in arrays)
@@ -246,10 +253,7 @@ class SamPredictor:
             multimask_output: see `predict`.
             return_logits: see `predict`.
             hq_token_only: see `predict`.
-            fusion: see `predict`.
-            candidates: see `predict`.
-            refine: see `predict`.
-            score: see `predict`.
+            fusion, candidates, refine, score: see `predict`.
 
         Returns:
             masks (N, C, H, W) bool or float32 logits, scores (N, C), low-resolution logits (N, C, 256, 256).
@@ -260,9 +264,16 @@ class SamPredictor:
         """
         self._require_image()
         prompts = Prompts.from_parts(point_coords, point_labels, boxes, mask_input)
-        chosen = self.model.resolve_fusion(fusion, hq_token_only)
-        source = self.model.resolve_score(score, chosen)
-        answer = Answer(multimask_output, return_logits, chosen, candidates, refine, source)
+        answer = wanted_answer(
+            self.model,
+            multimask=multimask_output,
+            return_logits=return_logits,
+            fusion=fusion,
+            hq_token_only=hq_token_only,
+            candidates=candidates,
+            refine=refine,
+            score=score,
+        )
         return self._predict(prompts, answer)
 
     def segment(
@@ -288,10 +299,7 @@ class SamPredictor:
             prompts: for each image a `Prompt` or a list of them, which may be empty.
             multimask_output: see `predict`.
             return_logits: see `predict`.
-            fusion: see `predict`.
-            candidates: see `predict`.
-            refine: see `predict`.
-            score: see `predict`.
+            fusion, candidates, refine, score: see `predict`.
             image_format: channel order of the images.
             batch_size: images encoded and decoded together; None is 1 on a CPU, where more gain nothing, else 8.
 
@@ -301,9 +309,15 @@ class SamPredictor:
         Raises:
             ValueError: as in `set_image` and `predict`, with the place of the image; lists of different lengths.
         """
-        chosen = self.model.resolve_fusion(fusion)
-        source = self.model.resolve_score(score, chosen)
-        answer = Answer(multimask_output, return_logits, chosen, candidates, refine, source)
+        answer = wanted_answer(
+            self.model,
+            multimask=multimask_output,
+            return_logits=return_logits,
+            fusion=fusion,
+            candidates=candidates,
+            refine=refine,
+            score=score,
+        )
         return segment_images(self.model, images, prompts, answer, image_format=image_format, batch_size=batch_size)
 
     def _predict(self, prompts: Prompts, answer: Answer) -> tuple[Tensor, Tensor, Tensor]:

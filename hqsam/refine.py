@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,11 +27,6 @@ from hqsam.geometry import ResizeLongestSide, resized_hw
 from hqsam.models import Sam, select_masks
 from hqsam.postprocess import upscale_logits
 from hqsam.types import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, NEGATIVE, PAD, POSITIVE, Fusion, Prompts
-
-Refine = Literal["again", "zoom", "again+zoom"]
-"""How masks are refined; None where they are not."""
-
-REFINEMENTS: tuple[Refine, ...] = ("again", "zoom", "again+zoom")
 
 MARGIN = 1.25
 """Side of a crop over the long side of the object's box."""
@@ -141,16 +136,6 @@ def asked_again(prompts: Prompts, logits: Tensor) -> Prompts:
     seen = (logits > 0).flatten(1).any(dim=1)
     masks = logits if prompts.masks is None else torch.where(seen[:, None, None, None], logits, prompts.masks)
     return replace(prompts, masks=masks, has_mask=seen | prompts.mask_flags())
-
-
-def require_refine(refine: str | None) -> None:
-    """Refuse a name of no refinement.
-
-    Raises:
-        ValueError: neither None nor one of `REFINEMENTS`.
-    """
-    if refine is not None and refine not in REFINEMENTS:
-        raise ValueError(f"refine must be None or one of {REFINEMENTS}, got {refine!r}")
 
 
 def require_one_mask(prompts: Prompts, logits: Tensor) -> None:

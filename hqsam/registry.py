@@ -142,13 +142,13 @@ def create_model(
             else all three, the published head.
 
     Returns:
-        The model in eval mode. Where its file recommends a fusion, that is the model's `default_fusion`; a score, its
-        `default_score`.
+        The model in eval mode. Where its file recommends a fusion, a score or a refinement, that is the model's
+        `default_fusion`, `default_score` or `default_refine`.
 
     Raises:
         ValueError: unknown name, tag or head, a tagged name with a checkpoint, a head for a plain SAM, or an impossible
             `image_size`.
-        CheckpointError: the file cannot be read or downloaded, does not fit, or recommends an unknown fusion or score.
+        CheckpointError: the file cannot be read or downloaded, does not fit, or recommends what is unknown.
 
     Example:
         >>> model = create_model("hq_vit_tiny.embedded")  # doctest: +SKIP
@@ -159,6 +159,7 @@ def create_model(
     if info is not None and info.has_hq and model.has_hq:
         model.default_fusion = info.recommended_fusion
         model.default_score = info.recommended_score
+        model.default_refine = info.recommended_refine or "none"
     return model
 
 

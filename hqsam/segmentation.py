@@ -17,8 +17,8 @@ from hqsam.models import Sam, select_masks
 from hqsam.models.selection import MULTIMASK_CANDIDATES, SINGLE_CANDIDATE
 from hqsam.postprocess import full_size_masks
 from hqsam.prompts import Prompt, PromptFrame, as_prompts
-from hqsam.refine import Refine, asked_again, require_refine, zoom
-from hqsam.types import Candidates, Fusion, ImageFeatures, Prompts, ScoreSource
+from hqsam.refine import asked_again, zoom
+from hqsam.types import REFINEMENTS, Candidates, Fusion, ImageFeatures, Prompts, Refine, ScoreSource
 
 GPU_BATCH = 8
 """Images encoded together on a GPU; on a CPU one at a time is as fast and smaller."""
@@ -40,13 +40,16 @@ class Answer:
     return_logits: bool
     fusion: Fusion
     candidates: Candidates
-    refine: Refine | None = None
+    refine: Refine = "none"
     score: ScoreSource = "sam"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be refined, before anything is computed."""
-        require_refine(self.refine)
-        if self.refine is not None and self.masks_per_prompt > 1:
+        if self.refine not in REFINEMENTS:
+            raise ValueError(
+                f"refine must be one of {REFINEMENTS}, or None for the model's default, got {self.refine!r}"
+            )
+        if self.refine != "none" and self.masks_per_prompt > 1:
             raise ValueError(
                 f"refine={self.refine!r} takes one mask a prompt, not the {self.masks_per_prompt} candidates: "
                 'set multimask_output=False, or candidates="best" with an HQ head'
@@ -72,6 +75,31 @@ class Answer:
         """C, the masks that each prompt gets."""
         several = self.fusion == "sam" or (self.fusion == "sum" and self.candidates == "all")
         return len(self.candidate_numbers) if several else 1
+
+
+def wanted_answer(
+    model: Sam,
+    *,
+    multimask: bool,
+    return_logits: bool,
+    fusion: Fusion | None = None,
+    hq_token_only: bool = False,
+    candidates: Candidates = "best",
+    refine: Refine | None = None,
+    score: ScoreSource | None = None,
+) -> Answer:
+    """What a caller asked for, with the model's defaults where nothing was asked.
+
+    A model's default refinement is for masks that HQ takes part in, one a prompt: plain SAM stays what it is.
+
+    Raises:
+        ValueError: see `Sam.resolve_fusion`, `Sam.resolve_score` and `Answer`.
+    """
+    chosen = model.resolve_fusion(fusion, hq_token_only)
+    answer = Answer(multimask, return_logits, chosen, candidates, score=model.resolve_score(score, chosen))
+    if refine is None:
+        refine = model.default_refine if chosen != "sam" and answer.masks_per_prompt == 1 else "none"
+    return replace(answer, refine=refine)
 
 
 @torch.no_grad()
@@ -113,7 +141,7 @@ def ask_again(
     Returns:
         float32 logits (N, 1, 4h, 4w) and scores (N, 1).
     """
-    once = replace(answer, multimask=False, refine=None)
+    once = replace(answer, multimask=False, refine="none")
     second, scores, _ = answer_confident_prompts(model, features, asked_again(prompts, logits), once, hq_features)
     return second, scores
 

@@ -28,6 +28,11 @@ ScoreSource = Literal["sam", "own", "own_boundary"]
 
 SCORE_SOURCES: tuple[ScoreSource, ...] = ("sam", "own", "own_boundary")
 
+Refine = Literal["none", "again", "zoom", "again+zoom"]
+"""Second looks at an object: its first answer fed back once, a crop around it encoded again, or one after the other."""
+
+REFINEMENTS: tuple[Refine, ...] = ("none", "again", "zoom", "again+zoom")
+
 NEGATIVE, POSITIVE, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT = 0, 1, 2, 3
 NOT_A_POINT = -1
 """SAM's own padding token: exactly one, only when points come without a box."""

@@ -14,8 +14,6 @@ from torch import Tensor
 from hqsam.checkpoints.adapters import merged_tensors
 from hqsam.checkpoints.foreign import Naming
 from hqsam.checkpoints.formats import (
-    RECOMMENDED_FUSION,
-    RECOMMENDED_SCORE,
     SAM_PARTS,
     Checkpoint,
     CheckpointInfo,
@@ -25,6 +23,7 @@ from hqsam.checkpoints.formats import (
 )
 from hqsam.checkpoints.official import Part, family_of, is_score
 from hqsam.checkpoints.reading import HEAD
+from hqsam.checkpoints.recommendations import RECOMMENDATIONS, RECOMMENDED_SCORE
 from hqsam.checkpoints.skeleton import require_complete
 from hqsam.checkpoints.state import Selection, parts_of, require_selection, select
 from hqsam.checkpoints.writing import destination, not_published, storable, write
@@ -104,7 +103,7 @@ def convert_checkpoint(
     official, kept, head_kind = dict(source.official), _kept(source), source.info.head
     for extra in _additions(source, head=head, encoder=encoder):
         if extra.info.has_hq:  # what is recommended is that of the head in use, and so is what judges its masks
-            kept = {key: text for key, text in kept.items() if key not in (RECOMMENDED_FUSION, RECOMMENDED_SCORE)}
+            kept = {key: text for key, text in kept.items() if key not in RECOMMENDATIONS}
             official, head_kind = select(official, "sam"), extra.info.head
         official |= extra.official
         kept |= _kept(extra)
@@ -118,7 +117,7 @@ def convert_checkpoint(
         raise CheckpointError(f"{src} is {source.info.title}; it has no tensors for part={part!r}")
     official = _only(official, to, f"{src} is {source.info.title}")
     if "head" not in parts_in(official):
-        kept.pop(RECOMMENDED_FUSION, None)
+        kept = {key: text for key, text in kept.items() if key not in RECOMMENDATIONS}
     elif head_kind not in (None, FULL_HEAD) and to not in ("official", "hq_head"):
         raise not_published(str(head_kind), f"{path} as {to!r}")
     if "score" not in parts_in(official):

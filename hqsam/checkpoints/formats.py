@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from typing import Literal, get_args
 
 from torch import Tensor
 
 from hqsam.checkpoints.foreign import Naming, to_official
 from hqsam.checkpoints.official import Family, Part, family_of, listing, part_of, translate_official
 from hqsam.checkpoints.reading import ADAPTED, TensorFile, is_adapter, known_head, read_file
+from hqsam.checkpoints.recommendations import recommended_fusion, recommended_refine, recommended_score
 from hqsam.errors import CheckpointError
 from hqsam.models import FULL_HEAD, head_title
-from hqsam.types import FUSIONS, SCORE_SOURCES, Fusion, ScoreSource
-
-Choice = TypeVar("Choice", bound=str)
+from hqsam.types import Fusion, Refine, ScoreSource
 
 Layout = Literal[
     "sam",
@@ -73,8 +72,6 @@ _PART_TITLES: Mapping[Part, str] = {
 # Norm layers as wide as the stage they are in.
 _STAGE_NORM = re.compile(r"\.(norm[12]|attn\.norm|mlp\.norm|local_conv\.bn|conv3\.bn)\.(weight|bias|running_\w+)$")
 _HEAD_NORMS = ("compress_vit_feat.1", "embedding_encoder.1", "embedding_maskfeature.1")
-RECOMMENDED_FUSION, RECOMMENDED_SCORE = "recommended_fusion", "recommended_score"
-"""Keys in the string map of a `.safetensors` file: what `create_model` makes the model's defaults."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +169,7 @@ class CheckpointInfo:
         Raises:
             CheckpointError: it recommends what does not exist.
         """
-        return checked_fusion(self.metadata.get(RECOMMENDED_FUSION), str(self.path))
+        return recommended_fusion(self.metadata, str(self.path))
 
     @property
     def recommended_score(self) -> ScoreSource | None:
@@ -181,8 +178,17 @@ class CheckpointInfo:
         Raises:
             CheckpointError: it recommends what does not exist.
         """
-        score = checked_score(self.metadata.get(RECOMMENDED_SCORE), str(self.path))
+        score = recommended_score(self.metadata, str(self.path))
         return score if self.has_score else None
+
+    @property
+    def recommended_refine(self) -> Refine | None:
+        """The refinement that the file recommends, None where it says nothing.
+
+        Raises:
+            CheckpointError: it recommends what does not exist.
+        """
+        return recommended_refine(self.metadata, str(self.path))
 
     @property
     def title(self) -> str:
@@ -302,33 +308,6 @@ def require_no_adapter(info: CheckpointInfo) -> None:
 def parts_in(official: Mapping[str, Tensor]) -> frozenset[Part]:
     """The parts of a model that some tensors belong to."""
     return frozenset(part_of(name) for name in translate_official(official).names.values())
-
-
-def checked_fusion(value: str | None, source: str) -> Fusion | None:
-    """A recommended fusion, or None.
-
-    Raises:
-        CheckpointError: there is no such fusion.
-    """
-    return _one_of(value, FUSIONS, RECOMMENDED_FUSION, source)
-
-
-def checked_score(value: str | None, source: str) -> ScoreSource | None:
-    """A recommended score, or None.
-
-    Raises:
-        CheckpointError: there is no such score.
-    """
-    return _one_of(value, SCORE_SOURCES, RECOMMENDED_SCORE, source)
-
-
-def _one_of(value: str | None, legal: Sequence[Choice], key: str, source: str) -> Choice | None:
-    if value is None:
-        return None
-    for choice in legal:
-        if value == choice:
-            return choice
-    raise CheckpointError(f"{source}: {key} must be one of {', '.join(legal)}, got {value!r}")
 
 
 def architecture_of(official: Mapping[str, Tensor]) -> Architecture | None:

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from hqsam.checkpoints.formats import (
     ARCHITECTURES,
-    RECOMMENDED_FUSION,
-    RECOMMENDED_SCORE,
     Checkpoint,
     CheckpointInfo,
     Layout,
@@ -22,6 +20,7 @@ from hqsam.checkpoints.formats import (
 )
 from hqsam.checkpoints.official import is_score
 from hqsam.checkpoints.positions import fit_positions
+from hqsam.checkpoints.recommendations import RECOMMENDATIONS
 from hqsam.checkpoints.state import Target, check, copy_into, select
 from hqsam.errors import CheckpointError
 from hqsam.models import HQMaskDecoder, Sam, ScoreHead, head_title
@@ -218,7 +217,7 @@ def _checked(target: Target, file: Checkpoint) -> dict[str, Tensor]:
 
 def _joined(main: CheckpointInfo, part: CheckpointInfo) -> CheckpointInfo:
     """Both files as one, in the way a merged file would be described."""
-    of_head = (RECOMMENDED_FUSION, RECOMMENDED_SCORE) if part.has_hq else ()
+    of_head = RECOMMENDATIONS if part.has_hq else ()
     kept = {key: text for key, text in main.metadata.items() if key not in of_head}
     return replace(
         main,

@@ -15,16 +15,13 @@ from torch import Tensor
 
 from hqsam.checkpoints.foreign import Naming, from_official
 from hqsam.checkpoints.formats import (
-    RECOMMENDED_FUSION,
-    RECOMMENDED_SCORE,
     CheckpointInfo,
-    checked_fusion,
-    checked_score,
     inspect_checkpoint,
     parts_in,
     recognise,
 )
 from hqsam.checkpoints.reading import HEAD, IMAGE_SIZE, TensorFile
+from hqsam.checkpoints.recommendations import check_recommendations
 from hqsam.checkpoints.state import Selection, official_state_dict, with_unused_classifier
 from hqsam.errors import CheckpointError, HqsamError, OutputError
 from hqsam.models import FULL_HEAD, Sam, head_title
@@ -56,8 +53,9 @@ def save_checkpoint(
         dtype: number type of the stored floating-point tensors; None keeps the model's.
         metadata: more entries for the string map of a `.safetensors` file, which always states format version, layout
             and variant, and with SAM inside the side of its input (`image_size`). "recommended_fusion" ("sum", "hq" or
-            "sam") and "recommended_score" ("sam", "own" or "own_boundary") are what `create_model` makes the defaults.
-            A head other than the published one is named by "hq_head".
+            "sam"), "recommended_score" ("sam", "own" or "own_boundary") and "recommended_refine" ("none", "again",
+            "zoom" or "again+zoom") are what `create_model` makes the defaults. A head other than the published
+            one is named by "hq_head".
         include_unused_head: give TinyViT files the classifier (zeros) without which the published strict builders
             refuse them. False makes the file 0.3 M numbers smaller.
 
@@ -197,8 +195,7 @@ def destination(path: str | PathLike[str], metadata: Mapping[str, str] | None, d
     wrong = {key: value for key, value in (metadata or {}).items() if not isinstance(value, str)}
     if wrong:
         raise CheckpointError(f"metadata values must be strings, got {wrong}")
-    checked_fusion((metadata or {}).get(RECOMMENDED_FUSION), str(path))
-    checked_score((metadata or {}).get(RECOMMENDED_SCORE), str(path))
+    check_recommendations(metadata or {}, str(path))
     if dtype is not None and not dtype.is_floating_point:
         raise CheckpointError(f"weights need a floating-point dtype, got {dtype}")
     return path

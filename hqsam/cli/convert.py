@@ -19,6 +19,10 @@ RecommendedScore = Annotated[
     Literal["sam", "own", "own_boundary"] | None,
     typer.Option("--recommended-score", help="The same for the score, where DST has a score head."),
 ]
+RecommendedRefine = Annotated[
+    Literal["none", "again", "zoom", "again+zoom"] | None,
+    typer.Option("--recommended-refine", help="The same for second looks at an object."),
+]
 
 
 def convert(
@@ -51,6 +55,7 @@ def convert(
     ] = None,
     recommended_fusion: RecommendedFusion = None,
     recommended_score: RecommendedScore = None,
+    recommended_refine: RecommendedRefine = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Rewrite a checkpoint of any known layout, and compare what was written with what was meant.
@@ -65,7 +70,11 @@ def convert(
 
     from hqsam.checkpoints import convert_checkpoint
 
-    recommended = {"recommended_fusion": recommended_fusion, "recommended_score": recommended_score}
+    recommended = {
+        "recommended_fusion": recommended_fusion,
+        "recommended_score": recommended_score,
+        "recommended_refine": recommended_refine,
+    }
     info = convert_checkpoint(
         source,
         destination,

@@ -69,6 +69,7 @@ def describe(info: CheckpointInfo) -> dict[str, Any]:
         "size_bytes": info.size_bytes,
         "recommended_fusion": info.metadata.get("recommended_fusion"),
         "recommended_score": info.metadata.get("recommended_score"),
+        "recommended_refine": info.metadata.get("recommended_refine"),
         "metadata": dict(info.metadata),
     }
 

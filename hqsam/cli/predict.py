@@ -38,8 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hqsam.predictor import SamPredictor
-    from hqsam.refine import Refine
-    from hqsam.types import Fusion
+    from hqsam.types import Fusion, Refine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +73,11 @@ Multimask = Annotated[
 ]
 
 RefineChoice = Annotated[
-    Literal["again", "zoom", "again+zoom"] | None,
+    Literal["none", "again", "zoom", "again+zoom"] | None,
     typer.Option(
         "--refine",
-        help="again: feed each answer back once. zoom: look again at the part of the picture around each small object.",
+        help="again: feed each answer back once. zoom: look again at the part of the picture around each small object. "
+        "Default: what the weights recommend.",
     ),
 ]
 
@@ -174,14 +174,14 @@ def make_request(
     Raises:
         ValueError: no prompt, not numbers, boxes or refining beside text, or points beside several boxes or texts.
     """
-    ambiguous = not boxes and len(points or []) == 1 and text is None and refine is None
+    ambiguous = not boxes and len(points or []) == 1 and text is None and refine in (None, "none")
     request = Request(
         boxes=[parse_box(text) for text in boxes or []],
         points=[parse_point(text) for text in points or []],
         multimask=ambiguous if multimask is None else multimask,
         refine=refine,
     )
-    if text is not None and refine is not None:
+    if text is not None and refine not in (None, "none"):
         raise ValueError("--refine goes with --box and --point; a box that --text found is in its JSON")
     if text is not None and request.boxes:
         raise ValueError("--text finds objects by itself: leave --box out, or correct the text with --point")

@@ -20,7 +20,7 @@ from hqsam.models.prompt_encoder import PromptEncoder
 from hqsam.models.score import ScoreHead
 from hqsam.models.selection import ALL_CANDIDATES, MULTIMASK_CANDIDATES, SINGLE_CANDIDATE, require_score, select_masks
 from hqsam.postprocess import full_size_masks, upscale_logits
-from hqsam.types import FUSIONS, DecoderOutput, Fusion, ImageFeatures, Prompts, ScoreSource
+from hqsam.types import FUSIONS, DecoderOutput, Fusion, ImageFeatures, Prompts, Refine, ScoreSource
 
 HeadState = Literal["random", "untrained", "trained"]
 
@@ -49,6 +49,7 @@ class Sam(TrainableParts):
         default_fusion: what is returned where a caller asks for nothing else; None is "sum" with an HQ head, "sam"
             without. `create_model` sets it from what a weights file recommends.
         default_score: the same for the score of masks that HQ takes part in; None is "sam".
+        default_refine: how the predictor refines such masks where a caller asks for nothing else.
     """
 
     mask_threshold: float = 0.0
@@ -71,6 +72,7 @@ class Sam(TrainableParts):
         self.head_state: HeadState = "random"
         self.default_fusion: Fusion | None = None
         self.default_score: ScoreSource | None = None
+        self.default_refine: Refine = "none"
         self.set_trained(["head"] if self.has_hq else SAM_PARTS)
 
     @property

@@ -32,9 +32,8 @@ from hqsam.images import read_image, write_image
 from hqsam.metrics import boundary_iou, mask_iou
 from hqsam.models import Sam
 from hqsam.predictor import SamPredictor
-from hqsam.refine import Refine
 from hqsam.registry import create_model
-from hqsam.types import Prompts
+from hqsam.types import Prompts, Refine
 from tests.helpers import ROOT, fill_parameters
 
 SIDE = 128

@@ -184,7 +184,7 @@ def test_what_cannot_be_refined(predictor, images):
     for options in ({"candidates": "all"}, {"fusion": "sam"}):
         with pytest.raises(ValueError, match="one mask a prompt, not the 3 candidates"):
             predictor.predict(box=BOX, refine="zoom", **options)
-    with pytest.raises(ValueError, match="refine must be None or one of"):
+    with pytest.raises(ValueError, match="refine must be one of"):
         predictor.predict(box=BOX, refine="twice")
     blind = SamPredictor(predictor.model)
     blind.load_features(predictor.get_features())
@@ -209,6 +209,23 @@ def test_a_recommended_fusion_is_the_default(images, fusion):
     plain = make_predictor("sam_test_vit").model
     plain.default_fusion = fusion
     assert plain.resolve_fusion() == "sam"
+
+
+def test_a_recommended_refinement_is_the_default_of_hq_masks(images):
+    """Of single masks, and not of plain SAM's."""
+    predictor = make_predictor()
+    predictor.set_image(images[0])
+    plain, again = ({f: logits_of(predictor, f, how) for f in ("sam", "hq", "sum")} for how in ("none", "again"))
+    several = predictor.predict(box=BOX, candidates="all")[2]
+    predictor.model.default_refine = "again"
+    assert np.array_equal(logits_of(predictor, "sam"), plain["sam"])
+    assert all(np.array_equal(logits_of(predictor, f), again[f]) for f in ("hq", "sum"))
+    assert np.array_equal(logits_of(predictor, "sum", "none"), plain["sum"])
+    assert np.array_equal(predictor.predict(box=BOX, candidates="all")[2], several)
+
+
+def logits_of(predictor, fusion, refine=None):
+    return predictor.predict(box=BOX, multimask_output=False, fusion=fusion, refine=refine)[2]
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "float16", "autocast"])

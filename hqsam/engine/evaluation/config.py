@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hqsam.engine.config import MISSING, setting
-from hqsam.refine import Refine
-from hqsam.types import Fusion
+from hqsam.types import Fusion, Refine
 
 TaskName = Literal["masks", "instances", "video", "clicks", "edges", "mattes", "proposals"]
 ProtocolName = Literal["predictor", "paper"]
@@ -138,8 +137,9 @@ class EvalConfig:
     dilation_ratio: float = setting(
         0.02, "ring width of boundary IoU as a share of the image diagonal", above=0, at_most=1
     )
-    refine: Literal["none", "again", "zoom", "again+zoom"] = setting(
-        "none", "again: each answer is fed back once; zoom: look again at the crops around small objects; or both"
+    refine: Literal["default", "none", "again", "zoom", "again+zoom"] = setting(
+        "default",
+        "again: each answer is fed back once; zoom: look again at the crops around small objects; default: the model's",
     )
     score: Literal["default", "sam", "own", "own_boundary"] = setting(
         "default", "predicted IoU of SAM's mask, or (boundary) IoU of the mask itself; default: the model's"

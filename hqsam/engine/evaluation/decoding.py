@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from hqsam.encoding import encode_images
 from hqsam.geometry import ResizeLongestSide
 from hqsam.models import Sam, select_masks
-from hqsam.refine import Refine
-from hqsam.segmentation import Answer, ask_again, masks_of_image
-from hqsam.types import Fusion, ImageFeatures, Prompts, ScoreSource
+from hqsam.segmentation import ask_again, masks_of_image, wanted_answer
+from hqsam.types import Fusion, ImageFeatures, Prompts, Refine, ScoreSource
 
 _PIXELS_AT_ONCE = 2**25
 """Output pixels of one chunk of prompts, so that large photographs do not need memory for every object."""
@@ -52,7 +51,7 @@ def decode_boxes(
     encoded: EncodedImage,
     boxes: NDArray[np.floating[Any]],
     columns: Sequence[Fusion],
-    refine: Refine | None = None,
+    refine: Refine | None = "none",
     sources: Mapping[Fusion, ScoreSource] | None = None,
 ) -> Iterator[dict[Fusion, Decoded]]:
     """Answer boxes chunk by chunk. HQ alone and the sum come from one decoding, plain SAM from its own.
@@ -86,7 +85,10 @@ def decode_boxes(
             )
             for column in wanted:
                 logits, scores = select_masks(output, multimask=False, fusion=column, score=by[column])
-                logits, answer = logits.float(), Answer(False, False, column, "best", refine, by[column])
+                answer = wanted_answer(
+                    model, multimask=False, return_logits=False, fusion=column, refine=refine, score=by[column]
+                )
+                logits = logits.float()
                 if answer.asks_again:
                     logits, scores = ask_again(model, features, prompts, logits, answer, hq_features)
                 masks = masks_of_image(model, image, (input_hw, image_hw), prompts, logits, answer)

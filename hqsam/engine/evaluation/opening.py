@@ -35,7 +35,7 @@ Show = Callable[[EvalResult, Path], None]
 """Writes plots and pictures of a result into its run folder."""
 _OF_SOME_TASKS: dict[str, tuple[tuple[TaskName, ...], Any]] = {
     "protocol": (("masks",), "predictor"),
-    "refine": (("masks",), "none"),
+    "refine": (("masks",), "default"),
     "dilation_ratio": (("masks", "video", "clicks"), 0.02),
     "score": (("clicks", "instances", "proposals"), "default"),
     "data.max_per_source": (("masks", "clicks", "mattes"), None),
@@ -61,7 +61,7 @@ def open_task(config: EvalConfig, model: Sam) -> tuple[AnyTask, Show]:
 def _masks(config: EvalConfig, model: Sam) -> tuple[AnyTask, Show]:
     options = EvalOptions(
         protocol=config.protocol,
-        refine=None if config.refine == "none" else config.refine,
+        refine=None if config.refine == "default" else config.refine,
         prompts=config.prompts,
         columns=tuple(config.columns),  # type: ignore[arg-type]
         max_per_source=config.data.max_per_source,

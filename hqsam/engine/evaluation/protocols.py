@@ -20,8 +20,7 @@ from hqsam.engine.evaluation.columns import possible_columns, require_columns
 from hqsam.engine.evaluation.config import EvalOptions, ProtocolName
 from hqsam.engine.evaluation.decoding import EncodedImage, decode_boxes, encode_each, prompts_at_once
 from hqsam.models import Sam, select_masks
-from hqsam.refine import Refine
-from hqsam.types import Fusion, ImageFeatures, Prompts
+from hqsam.types import Fusion, ImageFeatures, Prompts, Refine
 
 INSIDE = 128
 """Grey values above this are inside a true mask (the published evaluation's threshold)."""
@@ -56,7 +55,7 @@ def make_path(model: Sam, options: EvalOptions) -> MaskPath:
     columns = _choose_columns(model, options.protocol, options.columns)
     if options.protocol == "predictor":
         return PredictorPath(model, columns, options.refine)
-    if options.refine is not None:
+    if options.refine not in (None, "none"):
         raise ValueError(f"refine={options.refine!r} belongs to protocol 'predictor', not to {options.protocol!r}")
     return PaperPath(model)
 
@@ -99,13 +98,17 @@ class PredictorPath:
             for row in range(len(chunk[self.columns[0]].masks)):
                 yield {column: decoded.masks[row] for column, decoded in chunk.items()}
 
+    def _default_refine(self) -> str:
+        default = self.model.default_refine
+        return default if default == "none" else f"{default}, of masks that HQ takes part in"
+
     def describe(self) -> Mapping[str, Any]:
         """See `MaskPath`."""
         return {
             "name": "predictor",
             "resize": "long side to the resolution, padded with zeros at the bottom and on the right",
             "masks": "single mask, upsampled to the original size, logit > 0",
-            "refine": self.refine or "none",
+            "refine": self.refine or self._default_refine(),
             "columns": {
                 column: {
                     "sam": "plain SAM, without the HQ token",

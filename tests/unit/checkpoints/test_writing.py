@@ -290,6 +290,20 @@ def test_a_recommended_fusion_is_the_default_of_create_model(fusion: str, tmp_pa
     assert model.default_fusion is None
 
 
+@pytest.mark.parametrize("refine", ["none", "again", "zoom", "again+zoom"])
+def test_a_recommended_refinement_is_the_default_of_create_model(refine: str, tmp_path: Path, build: Build) -> None:
+    path = tmp_path / "a.safetensors"
+    info = save_checkpoint(build("hq_test_tiny"), path, metadata={"recommended_refine": refine})
+    assert info.recommended_refine == refine
+    assert create_model("hq_test_tiny", path, device="cpu").default_refine == refine
+    assert create_model("sam_test_tiny", path, device="cpu").default_refine == "none"
+    assert load_by_name("hq_test_tiny", path, device="cpu")[0].default_refine == "none"
+    alone = convert_checkpoint(path, tmp_path / "sam.safetensors", part="sam")
+    assert "recommended_refine" not in alone.metadata
+    with pytest.raises(CheckpointError, match="recommended_refine must be one of none, again, zoom"):
+        save_checkpoint(build("hq_test_tiny"), tmp_path / "b.safetensors", metadata={"recommended_refine": "twice"})
+
+
 def test_the_registry_of_published_names_ignores_recommendations(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     convert_checkpoint(EMBEDDED_SAM, path, head=EMBEDDED_HEAD, metadata={"recommended_fusion": "hq"})

@@ -1,0 +1,67 @@
+"""What a weights file recommends to its users: entries in the string map of a `.safetensors` file.
+
+`create_model` makes them the model's defaults. All are about the masks of the HQ head in the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+from hqsam.errors import CheckpointError
+from hqsam.types import FUSIONS, REFINEMENTS, SCORE_SOURCES, Fusion, Refine, ScoreSource
+
+Choice = TypeVar("Choice", bound=str)
+
+RECOMMENDED_FUSION, RECOMMENDED_SCORE, RECOMMENDED_REFINE = RECOMMENDATIONS = (
+    "recommended_fusion",
+    "recommended_score",
+    "recommended_refine",
+)
+
+
+def recommended_fusion(strings: Mapping[str, str], source: str) -> Fusion | None:
+    """A recommended fusion, or None.
+
+    Raises:
+        CheckpointError: there is no such fusion.
+    """
+    return _one_of(strings, FUSIONS, RECOMMENDED_FUSION, source)
+
+
+def recommended_score(strings: Mapping[str, str], source: str) -> ScoreSource | None:
+    """A recommended score, or None.
+
+    Raises:
+        CheckpointError: there is no such score.
+    """
+    return _one_of(strings, SCORE_SOURCES, RECOMMENDED_SCORE, source)
+
+
+def recommended_refine(strings: Mapping[str, str], source: str) -> Refine | None:
+    """A recommended refinement, or None.
+
+    Raises:
+        CheckpointError: there is no such refinement.
+    """
+    return _one_of(strings, REFINEMENTS, RECOMMENDED_REFINE, source)
+
+
+def check_recommendations(strings: Mapping[str, str], source: str) -> None:
+    """Refuse to recommend what does not exist.
+
+    Raises:
+        CheckpointError: one of the recommendations is unknown.
+    """
+    recommended_fusion(strings, source)
+    recommended_score(strings, source)
+    recommended_refine(strings, source)
+
+
+def _one_of(strings: Mapping[str, str], legal: Sequence[Choice], key: str, source: str) -> Choice | None:
+    if key not in strings:
+        return None
+    for choice in legal:
+        if strings[key] == choice:
+            return choice
+    raise CheckpointError(f"{source}: {key} must be one of {', '.join(legal)}, got {strings[key]!r}")
