@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from hqsam.errors import DataError, OutputError
 from hqsam.features import PredictorFeatures, image_hash, model_fingerprint
@@ -77,7 +80,7 @@ class Embeddings:
             if job is not None and not job.future.cancelled():
                 self.worker.hurry(job, urgency)
                 return job
-            job = self.worker.submit(lambda: self._done(picture), urgency)
+            job = self.worker.submit(lambda: self._run(picture), urgency)
             self._jobs[picture.id] = job
             return job
 
@@ -98,8 +101,12 @@ class Embeddings:
         for picture in pictures[: self.capacity]:
             self._prepare(picture)
 
-    def predictor(self, picture: Picture) -> SamPredictor:
+    def predictor(self, picture: Picture, job: Job[Any] | None = None) -> SamPredictor:
         """A predictor whose image is set. On the worker's thread alone.
+
+        Args:
+            picture: the picture.
+            job: the one that asks: more urgent ones are done between two layers of the encoder.
 
         Raises:
             DataError: the picture cannot be read.
@@ -107,7 +114,7 @@ class Embeddings:
         found = self._predictors.get(picture.id)
         if found is None:
             found = SamPredictor(self.model)
-            features = self._features(picture)
+            features = self._features(picture, job)
             found.load_features(features)
             self._predictors[picture.id] = found
             while len(self._predictors) > self.capacity:
@@ -119,28 +126,35 @@ class Embeddings:
         if picture.id not in self._predictors:
             self.request(picture, Urgency.HINT)
 
-    def _done(self, picture: Picture) -> SamPredictor:
+    def _run(self, picture: Picture) -> SamPredictor:
+        with self._lock:
+            job = self._jobs[picture.id]
         try:
-            predictor = self.predictor(picture)
+            predictor = self.predictor(picture, job)
         finally:
             with self._lock:
-                job = self._jobs.pop(picture.id, None)
-        if job is not None and job.urgency >= Urgency.HINT:
+                del self._jobs[picture.id]
+        if job.urgency >= Urgency.HINT:
             self.encoded(picture)
         return predictor
 
-    def _features(self, picture: Picture) -> PredictorFeatures:
+    def _features(self, picture: Picture, job: Job[Any] | None) -> PredictorFeatures:
         image, path = picture.read(), self.path(picture)
         features = self._from_disk(path, image)
         if features is None:
             predictor = SamPredictor(self.model)
-            predictor.set_image(image)
+            with _pausing(self.model.image_encoder, lambda: self._pause(job)):
+                predictor.set_image(image)
             features = _with_dtype(predictor.get_features(), torch.float16)
             try:
                 features.save(path)
             except OutputError as error:  # a full disk makes the next start slower, and no more
                 logger.warning("%s", error)
         return _with_dtype(features, self.model.dtype)
+
+    def _pause(self, job: Job[Any] | None) -> None:
+        if job is not None:
+            self.worker.run_more_urgent(job.urgency)
 
     def _from_disk(self, path: Path, image: NDArray[np.uint8]) -> PredictorFeatures | None:
         if not path.is_file():
@@ -152,6 +166,21 @@ class Embeddings:
             return None
         belongs = features.model_fingerprint == self.fingerprint and features.image_hash == image_hash(image)
         return features if belongs else None
+
+
+@contextlib.contextmanager
+def _pausing(encoder: nn.Module, pause: Callable[[], None]) -> Iterator[None]:
+    """Have an encoder do something else before each of its layers: on a CPU it takes seconds, and a click does not."""
+
+    def before(*_: Any) -> None:
+        pause()
+
+    hooks = [module.register_forward_pre_hook(before) for module in encoder.modules()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _with_dtype(features: PredictorFeatures, dtype: torch.dtype) -> PredictorFeatures:

@@ -63,10 +63,11 @@ class Worker:
         return job
 
     def hurry(self, job: Job[Any], urgency: Urgency) -> None:
-        """Move a job that waits further to the front."""
-        if urgency < job.urgency and not job.started:
+        """Move a job further to the front; one that runs is not interrupted by as much any more."""
+        if urgency < job.urgency:
             job.urgency = urgency
-            self._put(job, urgency)
+            if not job.started:
+                self._put(job, urgency)
 
     def run_more_urgent(self, urgency: Urgency) -> None:
         """For long jobs, from within: do what came meanwhile and cannot wait."""
