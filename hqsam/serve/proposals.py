@@ -29,8 +29,8 @@ OVERLAP = 0.5
 """A proposal goes if more than this share of it, or of an object that is there, is common to both."""
 SAME = 0.8
 """A proposal goes if it has a higher IoU with an earlier one: that was accepted, edited or deleted."""
-_BOXES = 16
-"""Decoded together; clicks wait no longer than that."""
+_TOGETHER = {"cpu": 4}
+"""Points and boxes decoded together, on other devices 64: a click waits until they are done."""
 
 
 class _Found(NamedTuple):
@@ -63,6 +63,7 @@ class Proposer:
     ) -> None:
         self.embeddings, self.store, self.worker = embeddings, store, worker
         self.boxes, self.labels, self.automatic = boxes, labels, automatic
+        self._together = _TOGETHER.get(embeddings.model.device.type, 64)
         self._jobs: dict[str, Job[tuple[int, int]]] = {}
         self._tried: set[str] = set()
         self._lock = threading.Lock()
@@ -109,6 +110,7 @@ class Proposer:
             self.embeddings.model,
             "fast",
             output_mode="coco_rle",
+            points_per_batch=self._together,
             progress=lambda *_: self.worker.run_more_urgent(job.urgency),
         )
         records = generator.generate(picture.read(), features=predictor.get_features())
@@ -122,9 +124,9 @@ class Proposer:
         return list(self._segmented(predictor, given, job))
 
     def _segmented(self, predictor: SamPredictor, given: ImageBoxes, job: Job[Any]) -> Iterator[_Found]:
-        for start in range(0, len(given.boxes), _BOXES):
+        for start in range(0, len(given.boxes), self._together):
             self.worker.run_more_urgent(job.urgency)
-            boxes = given.boxes[start : start + _BOXES]
+            boxes = given.boxes[start : start + self._together]
             masks, scores, _ = predictor.predict(box=boxes, multimask_output=False)
             rows = zip(encode_masks(masks[:, 0]), scores[:, 0].tolist(), given.categories[start:], strict=False)
             for rle, score, category in rows:
