@@ -15,6 +15,10 @@ RecommendedFusion = Annotated[
     Literal["sum", "hq", "sam"] | None,
     typer.Option("--recommended-fusion", help="Fusion that users of a .safetensors DST get by default."),
 ]
+NumberType = Annotated[
+    Literal["float32", "float16", "bfloat16"] | None,
+    typer.Option("--dtype", help="Number type of the result; as in SRC by default."),
+]
 RecommendedScore = Annotated[
     Literal["sam", "own", "own_boundary"] | None,
     typer.Option("--recommended-score", help="The same for the score, where DST has a score head."),
@@ -49,10 +53,7 @@ def convert(
         Literal["all", "hq", "hq_decoder", "sam"],
         typer.Option("--part", help="What to keep: all, the HQ head, that and SAM's mask decoder, or plain SAM."),
     ] = "all",
-    dtype: Annotated[
-        Literal["float32", "float16", "bfloat16"] | None,
-        typer.Option("--dtype", help="Number type of the result; as in SRC by default."),
-    ] = None,
+    dtype: NumberType = None,
     recommended_fusion: RecommendedFusion = None,
     recommended_score: RecommendedScore = None,
     recommended_refine: RecommendedRefine = None,
@@ -70,11 +71,7 @@ def convert(
 
     from hqsam.checkpoints import convert_checkpoint
 
-    recommended = {
-        "recommended_fusion": recommended_fusion,
-        "recommended_score": recommended_score,
-        "recommended_refine": recommended_refine,
-    }
+    recommended = {"fusion": recommended_fusion, "score": recommended_score, "refine": recommended_refine}
     info = convert_checkpoint(
         source,
         destination,
@@ -84,7 +81,7 @@ def convert(
         lora=lora,
         part=part,
         dtype=None if dtype is None else getattr(torch, dtype),
-        metadata={name: text for name, text in recommended.items() if text is not None} or None,
+        metadata={f"recommended_{name}": text for name, text in recommended.items() if text is not None} or None,
     )
     rows = describe(info)
     typer.echo(json.dumps(rows) if as_json else f"wrote {info.path}: {info.title}, {rows['dtype']}")
