@@ -57,5 +57,5 @@ $(STAMP): pyproject.toml requirements/lock.txt
 		echo "Note: $$($(BIN)/python -V) is not Python 3.11, for which requirements/lock.txt fixes the versions;"; \
 		echo "      the newest versions that pyproject.toml allows are installed instead (HQSAM_PYTHON names another interpreter)."; \
 	fi; \
-	$(BIN)/pip install --quiet --disable-pip-version-check "$$@" --editable '.[dev,lvis,onnx,parity,text]'
+	$(BIN)/pip install --quiet --disable-pip-version-check "$$@" --editable '.[app,dev,lvis,onnx,parity,text]'
 	@touch $@

@@ -8,7 +8,7 @@ from importlib.metadata import distribution
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = "hqsam[dev,lvis,onnx,parity,text]"
+ROOT = "hqsam[app,dev,lvis,onnx,parity,text]"
 
 
 def closure(root: str) -> dict[str, str]:

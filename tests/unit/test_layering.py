@@ -23,8 +23,8 @@ RANKS = {
     **dict.fromkeys(["losses", "metrics", "data", "visualize"], 3),
     "drop_in": 4,
     **dict.fromkeys(["engine", "export"], 5),
-    "hqsam": 6,
-    **dict.fromkeys(["cli", "app", "__main__"], 7),
+    **dict.fromkeys(["hqsam", "serve"], 6),
+    **dict.fromkeys(["cli", "__main__"], 7),
 }
 # Rows that know less than their rank allows: metrics know arrays, models know no files.
 NEVER = {
