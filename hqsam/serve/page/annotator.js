@@ -235,7 +235,7 @@ export class Annotator extends EventTarget {
   }
 
   setLabel(id, text) {
-    const label = text.trim().slice(0, 200);
+    const label = text.replace(/[\x00-\x1f\x7f]/g, " ").trim().slice(0, 200);
     const { objects } = this.document.now;
     if (isAccepted(this.document.object(id))) this.label = label;
     if (this.document.object(id).label === label) return;
@@ -293,7 +293,7 @@ function feedback({ answer, chosen }) {
 /** The place of the mask that counts. */
 function choose({ masks }, candidate) {
   if (candidate !== null) return Math.min(candidate, masks.length - 1);
-  return masks.reduce((best, { score }, at) => (score > masks[best].score ? at : best), 0);
+  return masks.reduce((best, { score }, at) => ((score ?? 0) > (masks[best].score ?? 0) ? at : best), 0);
 }
 
 function isAccepted(object) {

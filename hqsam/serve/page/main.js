@@ -9,6 +9,7 @@ import { Layers } from "./layers.js";
 import { ObjectsPanel } from "./objects-panel.js";
 import { Pictures } from "./pictures.js";
 import { Predictor } from "./predictor.js";
+import { followTheme, toggleTheme } from "./theme.js";
 import { Tools } from "./tools.js";
 import { View } from "./view.js";
 
@@ -385,23 +386,6 @@ class Page {
   }
 }
 
-const dark = matchMedia("(prefers-color-scheme: dark)");
-
-function setTheme(theme) {
-  document.documentElement.dataset.theme = theme;
-}
-
-function toggleTheme() {
-  const theme = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
-  localStorage.setItem("hqsam-theme", theme);
-  setTheme(theme);
-}
-
-function followTheme() {
-  setTheme(localStorage.getItem("hqsam-theme") ?? (dark.matches ? "dark" : "light"));
-}
-
-dark.addEventListener("change", followTheme);
 followTheme();
 try {
   const page = new Page(await api.state());
