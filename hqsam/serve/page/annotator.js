@@ -28,6 +28,8 @@ export class Annotator extends EventTarget {
     this.document = null;
     this.preview = null; // {x, y, fusion, answer, chosen}
     this.pending = []; // points that wait for their mask
+    this.pendingBox = null;
+    this.waiting = 0; // prompts without an answer yet
     this.label = "";
     this.#hovers = new Latest((prompt) => predictor.predict(this.document.image, prompt));
   }
@@ -69,10 +71,10 @@ export class Annotator extends EventTarget {
 
   async #look(x, y) {
     const { document, fusion } = this;
-    if (!document || document.now.draft || this.pending.length) return;
+    if (!document || document.now.draft || this.waiting) return;
     const prompt = { points: [[x, y, 1]], box: null, previous: null, fusion, multimask: true };
     const answer = await this.#hovers.request(prompt).catch(() => null);
-    if (!answer || document !== this.document || document.now.draft || this.pending.length) return;
+    if (!answer || document !== this.document || document.now.draft || this.waiting) return;
     this.#show({ x, y, fusion, answer, chosen: choose(answer, null) });
   }
 
@@ -89,10 +91,10 @@ export class Annotator extends EventTarget {
     const seen = this.preview;
     this.unhover();
     const { now } = this.document;
-    if (!label && !now.draft && !this.pending.length && !this.document.selected) {
+    if (!label && !now.draft && !this.waiting && !this.document.selected) {
       return this.#say("Begin with a left click on the object, or with a box around it.");
     }
-    if (!label && !now.draft && this.document.selected) this.edit();
+    if (!label && !now.draft && !this.waiting && this.document.selected) this.edit();
     const change = (draft) => ({ ...draft, points: [...draft.points, point], candidate: null, fed: feedback(draft) });
     return this.#enqueue([point], change, seen);
   }
@@ -100,6 +102,7 @@ export class Annotator extends EventTarget {
   /** A box in pixels, both corners inside of it. */
   box(box) {
     this.unhover();
+    this.pendingBox = box;
     return this.#enqueue([], () => ({ ...emptyDraft(), box }));
   }
 
@@ -120,6 +123,7 @@ export class Annotator extends EventTarget {
   #enqueue(points, change, seen = null) {
     const { document } = this;
     this.pending = [...this.pending, ...points];
+    this.waiting++;
     this.#tell("pending");
     const run = async () => {
       try {
@@ -128,6 +132,7 @@ export class Annotator extends EventTarget {
         this.#say(error.message);
       } finally {
         this.pending = this.pending.filter((point) => !points.includes(point));
+        if (--this.waiting === 0) this.pendingBox = null;
         this.#tell("pending");
       }
     };

@@ -5,7 +5,7 @@ export class BrowserDecoder {
   #worker;
   #calls = new Map();
   #last = 0;
-  #embedded = new Map(); // id of an image -> "loading" or "ready"
+  #embedded = new Map(); // id of an image -> {ready, promise}
   #fusions = [];
 
   /**
@@ -32,26 +32,31 @@ export class BrowserDecoder {
   }
 
   /** Fetch what the encoder made of an image; the server makes it first where it has to. */
-  async load(image) {
-    if (this.#embedded.has(image.id)) return;
-    this.#embedded.set(image.id, "loading");
-    try {
-      await this.ready;
-      const urls = {};
-      for (const part of ["image_embeddings", "hq_features"]) {
-        urls[part] = new URL(api.embeddingUrl(image.id, part), location.href).href;
-      }
-      await this.#call("embed", { image: image.id, width: image.width, height: image.height, urls });
-      this.#embedded.set(image.id, "ready");
-    } catch (error) {
-      this.#embedded.delete(image.id);
-      throw error;
-    }
+  load(image) {
+    const known = this.#embedded.get(image.id);
+    if (known) return known.promise;
+    const entry = { ready: false };
+    entry.promise = this.#embed(image).then(
+      () => (entry.ready = true),
+      (error) => {
+        this.#embedded.delete(image.id);
+        throw error;
+      },
+    );
+    this.#embedded.set(image.id, entry);
+    return entry.promise;
+  }
+
+  async #embed(image) {
+    await this.ready;
+    const url = (part) => new URL(api.embeddingUrl(image.id, part), location.href).href;
+    const urls = { image_embeddings: url("image_embeddings"), hq_features: url("hq_features") };
+    await this.#call("embed", { image: image.id, width: image.width, height: image.height, urls });
   }
 
   /** Whether it can answer at once. */
   can(image, fusion) {
-    return this.#embedded.get(image.id) === "ready" && this.#fusions.includes(fusion);
+    return this.#embedded.get(image.id)?.ready && this.#fusions.includes(fusion);
   }
 
   /** {answer, masks: [{mask, score}], ms} */

@@ -131,7 +131,7 @@ class Page {
     const draft = this.annotator.document?.now.draft;
     const { overlay } = this.layers;
     overlay.points = [...(draft?.points ?? []), ...this.annotator.pending];
-    overlay.box = draft?.box ?? null;
+    overlay.box = this.annotator.pendingBox ?? draft?.box ?? null;
     this.layers.draw("top");
     const used = draft?.answer && draft.answer.masks.length > 1 ? draft.chosen : -1;
     for (const button of byId("candidates").children) {
@@ -205,7 +205,7 @@ class Page {
 
   #pending() {
     this.#showDraft();
-    const isWaiting = this.annotator.pending.length > 0;
+    const isWaiting = this.annotator.waiting > 0;
     clearTimeout(this.slow);
     if (isWaiting) this.slow = setTimeout(() => this.#sayWaiting(), SLOW_MS);
     else this.stage.classList.remove("waiting");
@@ -217,9 +217,9 @@ class Page {
   }
 
   #answered({ where, ms }) {
-    this.annotator.document.image.encoded = true;
     byId("answered").textContent = `${where}, ${Math.round(ms)} ms`;
     byId("answered").title = this.predictor.reason;
+    if (this.annotator.waiting) this.say("Left click adds, right click takes away, Enter begins the next object.");
   }
 
   #buttons() {

@@ -8,6 +8,9 @@ import { api, ApiError } from "./api.js";
 import { BrowserDecoder } from "./decoder.js";
 import { decodeRle, encodeRle } from "./rle.js";
 
+const NEWEST_SHARE = 0.3;
+const FORGETTING = 0.98;
+
 class Candidate {
   #mask;
   #rle;
@@ -30,10 +33,11 @@ class Candidate {
 export class Predictor {
   #decoder = null;
   #forced;
+  #pace = { browser: 0, server: 0 }; // recent milliseconds an answer; 0 before the first one
 
   /**
    * @param {object} state `/api/state`
-   * @param {?string} forced "server", or "browser", "wasm", "webgpu"; null is the browser where it can
+   * @param {?string} forced "server", or "browser", "wasm", "webgpu"; null is the faster of the two
    */
   constructor(state, forced) {
     this.#forced = forced;
@@ -63,13 +67,17 @@ export class Predictor {
    */
   async predict(image, prompt, signal) {
     if (this.#isForcedHere) await this.#decoder?.load(image);
-    if (this.#decoder?.can(image, prompt.fusion)) {
+    if (this.#decoder?.can(image, prompt.fusion) && this.#prefers(prompt)) {
       try {
         return await this.#here(image, prompt);
       } catch (error) {
-        if (this.#isForcedHere) throw error;
-        this.#decoder.forget(image);
         this.reason = error.message;
+        this.#decoder.forget(image);
+        if (this.#isForcedHere) {
+          await this.#decoder.load(image); // it keeps the embeddings of a few images only
+          return this.#here(image, prompt);
+        }
+        this.open(image);
       }
     }
     return this.#there(image, prompt, signal);
@@ -77,6 +85,22 @@ export class Predictor {
 
   get #isForcedHere() {
     return Boolean(this.#forced) && this.#forced !== "server";
+  }
+
+  /** Whether the browser is to answer: it gave the answer that is fed back, or it is the faster one. */
+  #prefers({ previous }) {
+    if (this.#isForcedHere) return true;
+    if (previous) return previous.answer.source === "browser";
+    const { browser, server } = this.#pace;
+    return !browser || !server || browser <= server;
+  }
+
+  #timed(source, begin) {
+    const ms = performance.now() - begin;
+    const known = this.#pace[source];
+    this.#pace[source] = known ? known * (1 - NEWEST_SHARE) + ms * NEWEST_SHARE : ms;
+    this.#pace[source === "server" ? "browser" : "server"] *= FORGETTING; // the slower one gets another try some day
+    return ms;
   }
 
   #giveUp(error) {
@@ -88,11 +112,12 @@ export class Predictor {
     const begin = performance.now();
     const found = await this.#decoder.predict(image, { ...prompt, previous: tokenOf(prompt.previous, "browser") });
     const masks = found.masks.map((candidate) => new Candidate(candidate));
-    const ms = performance.now() - begin;
+    const ms = this.#timed("browser", begin);
     return { source: "browser", where: `browser (${this.#decoder.provider})`, ms, token: found.answer, masks };
   }
 
   async #there(image, prompt, signal) {
+    const wasEncoded = image.encoded; // else it is not the pace of prompts
     const begin = performance.now();
     const body = { ...prompt, previous: tokenOf(prompt.previous, "server") };
     let found;
@@ -102,8 +127,10 @@ export class Predictor {
       if (!(error instanceof ApiError && error.status < 500 && body.previous)) throw error;
       found = await api.predict(image.id, { ...body, previous: null }, signal); // it may have forgotten the answer
     }
+    image.encoded = true;
     const masks = found.masks.map((candidate) => new Candidate(candidate));
-    return { source: "server", where: "server", ms: performance.now() - begin, token: found.answer, masks };
+    const ms = wasEncoded ? this.#timed("server", begin) : performance.now() - begin;
+    return { source: "server", where: "server", ms, token: found.answer, masks };
   }
 }
 
