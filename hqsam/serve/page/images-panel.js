@@ -55,10 +55,11 @@ export class ImagesPanel {
     const button = this.#rows.get(image.id)?.firstElementChild;
     if (!button) return;
     button.dataset.state = image.state;
-    const proposals = image.proposals ? `, ${image.proposals} proposed` : "";
-    const objects = image.objects === 1 ? "1 object" : `${image.objects} objects`;
-    const note = image.state === "todo" && !image.objects ? STATES.todo : `${STATES[image.state]} · ${objects}`;
-    button.querySelector(".image-note").textContent = note + proposals;
+    const counts = [];
+    if (image.objects || image.state !== "todo") counts.push(image.objects === 1 ? "1 object" : `${image.objects} objects`);
+    if (image.proposals) counts.push(`${image.proposals} proposed`);
+    button.querySelector(".image-note").textContent = image.problem ?? [STATES[image.state], ...counts].join(" · ");
+    button.querySelector(".image-note").title = image.problem ?? "";
   }
 
   show(image) {

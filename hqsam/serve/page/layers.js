@@ -17,11 +17,32 @@ const PALETTE = [
   [20, 184, 166], [244, 63, 94], [132, 204, 22], [6, 182, 212], [217, 70, 239], [245, 158, 11],
 ];
 
-/** The colour that belongs to a text, [red, green, blue]. */
-export function colourOf(text) {
+/** Colours of texts, [red, green, blue]: the same text has the same one, texts that are shown together different ones. */
+export class Colours {
+  #places = new Map();
+
+  /** The texts that are shown from now on; more than there are colours share them. */
+  show(texts) {
+    const shown = new Set(texts);
+    const used = new Set([...this.#places].filter(([text]) => shown.has(text)).map(([, place]) => place));
+    for (const text of shown) {
+      if (this.#places.has(text)) continue;
+      let place = hashOf(text) % PALETTE.length;
+      while (used.has(place) && used.size < PALETTE.length) place = (place + 1) % PALETTE.length;
+      used.add(place);
+      this.#places.set(text, place);
+    }
+  }
+
+  of(text) {
+    return PALETTE[this.#places.get(text) ?? hashOf(text) % PALETTE.length];
+  }
+}
+
+function hashOf(text) {
   let hash = 0;
   for (const letter of text) hash = (Math.imul(hash, 31) + letter.codePointAt(0)) | 0;
-  return PALETTE[Math.abs(hash ^ (hash >>> 15)) % PALETTE.length];
+  return (hash ^ (hash >>> 15)) >>> 0;
 }
 
 /** A mask in its colour: a line along its edge, and inside even or, for proposals, in stripes. */
@@ -63,8 +84,21 @@ export class Layers {
     this.picture = null; // ImageBitmap
     this.objects = []; // {object, mask, selected}
     this.overlay = { points: [], box: null, drag: null, preview: null, brush: null, stroke: null };
+    this.colours = new Colours();
     this.colourKey = (object) => object.id;
     this.isHidden = () => false;
+  }
+
+  /** Show these objects, large ones below small ones. */
+  setObjects(items) {
+    const size = ({ w, h }) => w * h;
+    this.objects = [...items].sort((one, two) => size(two.mask()) - size(one.mask()));
+    this.colours.show(items.map(({ object }) => this.colourKey(object)));
+    this.draw("objects");
+  }
+
+  colourOf(object) {
+    return this.colours.of(this.colourKey(object));
   }
 
   /** The stage has another size, in CSS pixels. */
@@ -90,11 +124,11 @@ export class Layers {
 
   /** The coloured canvas of an object, made anew only when its mask, its colour or its state changed. */
   painted({ object, mask }) {
-    const key = `${this.colourKey(object)} ${object.status} ${this.line}`;
+    const key = `${this.colourOf(object)} ${object.status} ${this.line}`;
     const known = this.#painted.get(object.rle);
     if (known?.key === key) return known.canvas;
     const striped = object.status === "proposed";
-    const canvas = paintMask(mask(), colourOf(this.colourKey(object)), { striped, line: this.line });
+    const canvas = paintMask(mask(), this.colourOf(object), { striped, line: this.line });
     this.#painted.set(object.rle, { key, canvas });
     return canvas;
   }

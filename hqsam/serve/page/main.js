@@ -116,15 +116,13 @@ class Page {
     const proposals = objects.filter((object) => object.status === "proposed").length;
     this.images.update(document.image, { state, objects: objects.length - proposals, proposals });
     if (document !== this.annotator.document) return;
-    this.layers.objects = objects.map((object) => ({
-      object,
-      mask: () => this.annotator.maskOf(object),
-      selected: object.id === document.now.selected,
-    }));
+    const selected = document.now.selected;
+    this.layers.setObjects(
+      objects.map((object) => ({ object, mask: () => this.annotator.maskOf(object), selected: object.id === selected })),
+    );
     this.objects.show(document.now);
     this.#showDraft();
     this.#showState(document);
-    this.layers.draw("objects");
   }
 
   #showDraft() {
@@ -251,7 +249,6 @@ class Page {
   #fusions() {
     const { fusions } = this.state.model;
     const place = byId("fusions");
-    place.hidden = fusions.length < 2;
     for (const button of place.children) {
       button.hidden = !fusions.includes(button.dataset.fusion);
       button.addEventListener("click", () => this.setFusion(button.dataset.fusion));
@@ -281,6 +278,8 @@ class Page {
     for (const button of byId("tools").children) {
       button.setAttribute("aria-pressed", String(button.dataset.tool === tool));
     }
+    byId("fusions").hidden = tool !== "prompt" || this.state.model.fusions.length < 2;
+    byId("candidates").hidden = tool !== "prompt";
     byId("brush-size").hidden = tool !== "brush" && tool !== "eraser";
     byId("radius").value = radius;
     byId("radius-value").textContent = `${2 * radius} px`;

@@ -1,6 +1,5 @@
 /** The list of objects: those of the image, and apart from them what is proposed. */
 import { byId, iconButton, make } from "./elements.js";
-import { colourOf } from "./layers.js";
 
 export class ObjectsPanel {
   #rows = new Map(); // id -> row
@@ -70,7 +69,7 @@ export class ObjectsPanel {
   #update(row, object, at, isSelected) {
     const [swatch, label, note, accept, eye, bin] = row.children;
     const name = object.label || `object ${at + 1}`;
-    const [red, green, blue] = colourOf(this.layers.colourKey(object));
+    const [red, green, blue] = this.layers.colourOf(object);
     swatch.style.setProperty("--swatch", `rgb(${red} ${green} ${blue})`);
     swatch.textContent = at + 1;
     swatch.setAttribute("aria-label", `Select ${name}`);
@@ -101,8 +100,8 @@ export class ObjectsPanel {
   }
 
   refresh() {
+    this.layers.setObjects(this.layers.objects);
     if (this.annotator.document) this.show(this.annotator.document.now);
-    this.layers.draw("objects");
   }
 
   /** Put the cursor into the label of the selected object. */

@@ -1,5 +1,4 @@
 /** Mouse and pen on the stage: prompts, brush, selecting, zoom and pan. */
-import { colourOf } from "./layers.js";
 import { Strokes } from "./stroke.js";
 
 const DRAG_PX = 5;
@@ -81,7 +80,7 @@ export class Tools extends EventTarget {
     const target = this.annotator.strokeTarget(erase);
     if (!target) return false;
     const object = this.annotator.document.object(target.id) ?? { id: target.id, label: "" };
-    const colour = colourOf(this.layers.colourKey(object));
+    const colour = this.layers.colourOf(object);
     const stroke = this.#strokes.begin(target.id, target.mask, colour, { erase, radius: this.radius });
     stroke.to(...this.view.place(...at));
     this.layers.overlay.stroke = stroke;
