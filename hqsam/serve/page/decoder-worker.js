@@ -152,7 +152,6 @@ function fused(output, candidate, fusion) {
     return data.slice(at * size, (at + 1) * size);
   };
   if (!("low_res_masks_sam" in output)) return part("low_res_masks");
-  if (fusion === "sam") return part("low_res_masks_sam");
   const hq = part("low_res_masks_hq");
   if (fusion === "hq") return hq;
   const sam = part("low_res_masks_sam");

@@ -27,7 +27,8 @@ export class BrowserDecoder {
       force,
     }).then(({ provider, outputs }) => {
       this.provider = provider;
-      this.#fusions = outputs.includes("low_res_masks_sam") ? state.model.fusions : [state.model.default_fusion];
+      // SAM's masks beside the HQ token are nearly, but not quite, those of plain SAM: these come from the server
+      this.#fusions = outputs.includes("low_res_masks_sam") ? ["hq", "sum"] : [state.model.default_fusion];
     });
   }
 

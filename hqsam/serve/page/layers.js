@@ -5,6 +5,7 @@
  * transform from then on. Moving the mouse redraws the top canvas alone.
  */
 
+const LARGE = 1600; // pixels of a side
 const INSIDE = 0.42;
 const BETWEEN = 0.1; // between the stripes of proposals
 const PREVIEW = [56, 189, 248];
@@ -55,16 +56,20 @@ export function paintMask(mask, [red, green, blue], { striped = false, line = 1 
   const colour = (alpha) => (Math.round(alpha * 255) << 24) | (blue << 16) | (green << 8) | red;
   const [full, inside, between] = [colour(1), colour(INSIDE), colour(BETWEEN)];
   const period = line * 6;
+  const [step, right, bottom] = [line * w, w - line, h - line];
   for (let y = 0, at = 0; y < h; y++) {
-    const isRowEdge = y < line || y >= h - line;
+    const isRowEdge = y < line || y >= bottom;
     for (let x = 0; x < w; x++, at++) {
       if (!bits[at]) continue;
-      const isEdge =
-        isRowEdge || x < line || x >= w - line ||
-        !bits[at - line] || !bits[at + line] || !bits[at - line * w] || !bits[at + line * w];
-      const diagonal = Math.floor((x + y + mask.x + mask.y) / period) % 2;
-      if (isEdge) pixels[at] = striped && diagonal ? between : full;
-      else pixels[at] = striped && !diagonal ? between : inside;
+      const isInside =
+        !isRowEdge && x >= line && x < right && bits[at - line] && bits[at + line] && bits[at - step] && bits[at + step];
+      if (!striped) {
+        pixels[at] = isInside ? inside : full;
+        continue;
+      }
+      const isGap = Math.floor((x + y + mask.x + mask.y) / period) % 2;
+      if (isInside) pixels[at] = isGap ? inside : between;
+      else pixels[at] = isGap ? between : full;
     }
   }
   canvas.getContext("2d").putImageData(image, 0, 0);
@@ -81,12 +86,26 @@ export class Layers {
     this.view = view;
     this.#canvases = ["picture", "objects", "top"].map((name) => stage.querySelector(`canvas.${name}`));
     this.#contexts = this.#canvases.map((canvas) => canvas.getContext("2d"));
-    this.picture = null; // ImageBitmap
+    this.picture = null; // an ImageBitmap
+    this.smaller = []; // the same at half the size, at a quarter, ...
     this.objects = []; // {object, mask, selected}
     this.overlay = { points: [], box: null, drag: null, preview: null, brush: null, stroke: null };
     this.colours = new Colours();
     this.colourKey = (object) => object.id;
     this.isHidden = () => false;
+  }
+
+  /** Show a picture. Of large ones smaller copies are kept: drawing all pixels where few are seen takes long. */
+  async setPicture(picture) {
+    this.picture = picture;
+    this.smaller = [];
+    for (let level = picture; Math.max(level.width, level.height) > LARGE; ) {
+      const [resizeWidth, resizeHeight] = [level.width, level.height].map((side) => Math.ceil(side / 2));
+      level = await createImageBitmap(level, { resizeWidth, resizeHeight, resizeQuality: "medium" });
+      if (this.picture !== picture) return;
+      this.smaller.push(level);
+      this.draw("picture");
+    }
   }
 
   /** Show these objects, large ones below small ones. */
@@ -154,7 +173,10 @@ export class Layers {
   }
 
   #drawPicture(context) {
-    if (this.picture) context.drawImage(this.picture, 0, 0, this.view.width, this.view.height);
+    const { width, height, scale } = this.view;
+    const needed = width * scale * (globalThis.devicePixelRatio || 1);
+    const level = this.smaller.findLast((copy) => copy.width >= needed) ?? this.picture;
+    if (level) context.drawImage(level, 0, 0, width, height);
   }
 
   #drawObjects(context) {

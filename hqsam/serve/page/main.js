@@ -90,7 +90,7 @@ class Page {
   #show(document, picture) {
     this.tools.cancel();
     this.annotator.open(document);
-    this.layers.picture = picture;
+    this.layers.setPicture(picture);
     this.view.setImage(document.image.width, document.image.height);
     this.stage.setAttribute("aria-label", `Picture ${document.image.name}`);
     byId("image-title").textContent = document.image.name;

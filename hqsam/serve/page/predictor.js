@@ -33,6 +33,7 @@ class Candidate {
 export class Predictor {
   #decoder = null;
   #forced;
+  #hasFailed = false;
   #pace = { browser: 0, server: 0 }; // recent milliseconds an answer; 0 before the first one
 
   /**
@@ -42,18 +43,23 @@ export class Predictor {
   constructor(state, forced) {
     this.#forced = forced;
     this.reason = "";
-    const wanted = forced !== "server" && (state.browser_decoder?.available || (forced && state.browser_decoder));
-    if (!wanted) {
-      this.reason = forced === "server" ? "" : (state.browser_decoder?.reason ?? "");
-      return;
-    }
-    this.#decoder = new BrowserDecoder(state, ["wasm", "webgpu"].includes(forced) ? forced : null);
+    this.#begin(state);
+  }
+
+  #begin(state) {
+    const { available, reason } = state.browser_decoder;
+    this.reason = available ? "" : reason;
+    if (this.#forced === "server" || !(available || this.#isForcedHere)) return;
+    const provider = ["wasm", "webgpu"].includes(this.#forced) ? this.#forced : null;
+    this.#decoder = new BrowserDecoder(state, provider);
     this.#decoder.ready.catch((error) => this.#giveUp(error));
   }
 
   /** Get the browser ready for an image; the server answers until it is. */
   async open(image) {
     try {
+      // the server may have been making the decoder's file when the page was loaded
+      if (!this.#decoder && !this.#hasFailed && this.#forced !== "server") this.#begin(await api.state());
       await this.#decoder?.load(image);
     } catch (error) {
       this.reason = error.message;
@@ -105,6 +111,7 @@ export class Predictor {
 
   #giveUp(error) {
     this.reason = error.message;
+    this.#hasFailed = true;
     if (!this.#isForcedHere) this.#decoder = null;
   }
 

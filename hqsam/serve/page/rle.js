@@ -97,25 +97,33 @@ function fillRun(bits, { x, y, w }, start, end, height) {
 
 /** {size, counts} of a mask. */
 export function encodeRle(mask) {
-  const { width, height, x, y, w, h, bits } = mask;
+  const { width, height } = mask;
+  const flips = flipsOf(mask);
   const runs = [];
-  let [value, since] = [0, 0];
-  const flip = (at) => {
-    runs.push(at - since);
-    since = at;
-    value ^= 1;
-  };
-  for (let column = 0; column < w; column++) {
-    const offset = (x + column) * height + y;
-    if (value && y > 0) flip(offset - y); // above the window is outside
-    for (let row = 0, at = column; row < h; row++, at += w) {
-      if (bits[at] !== value) flip(offset + row);
+  let since = 0;
+  for (let at = 0; at < flips.length; at++) {
+    // a run that reaches the bottom of a column and goes on at the top of the next ends and begins at one place
+    if (flips[at] === flips[at + 1]) at++;
+    else {
+      runs.push(flips[at] - since);
+      since = flips[at];
     }
-    if (value && y + h < height) flip(offset + h); // and so is below
   }
-  if (value && x + w < width) flip((x + w) * height);
-  runs.push(width * height - since);
+  if (since < width * height) runs.push(width * height - since);
   return { size: [height, width], counts: writeRuns(runs) };
+}
+
+/** Where inside begins and ends, counting pixels column by column; looked for row by row, as the bits lie in memory. */
+function flipsOf({ height, x, y, w, h, bits }) {
+  const flips = [];
+  for (let row = 0, at = 0; row <= h; row++) {
+    for (let column = 0; column < w; column++, at++) {
+      const above = row > 0 ? bits[at - w] : 0;
+      const here = row < h ? bits[at] : 0;
+      if (above !== here) flips.push((x + column) * height + y + row);
+    }
+  }
+  return Float64Array.from(flips).sort();
 }
 
 /** The mask of whole-image bits, looked for within a window that holds all of it. */
