@@ -18,6 +18,8 @@ let ort;
 let session;
 let frame;
 let provider;
+let opened; // what sessions are made from
+let isTried = false;
 const embeddings = new Map();
 const answers = new Map();
 let lastAnswer = 0;
@@ -25,11 +27,12 @@ let lastAnswer = 0;
 async function start({ runtime, decoder, imageSize, force }) {
   frame = imageSize;
   const bytes = new Uint8Array(await (await fetched(decoder)).arrayBuffer());
+  opened = { runtime, bytes };
   const tries = force ? [force] : (await hasGpu()) ? ["webgpu", "wasm"] : ["wasm"];
   for (const name of tries) {
     try {
       await open(name, runtime, bytes);
-      return { provider: name === "wasm" ? `WASM, ${ort.env.wasm.numThreads} threads` : "WebGPU" };
+      return { provider: nameOfProvider(), outputs: session.outputNames };
     } catch (error) {
       if (name === tries[tries.length - 1]) throw error;
     }
@@ -41,8 +44,15 @@ async function open(name, runtime, bytes) {
   ort.env.logLevel = "error";
   ort.env.wasm.wasmPaths = runtime;
   ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(MOST_THREADS, navigator.hardwareConcurrency || 1) : 1;
-  session = await ort.InferenceSession.create(bytes, { executionProviders: [name], graphOptimizationLevel: "all" });
+  const options = { executionProviders: [name], graphOptimizationLevel: "all", logSeverityLevel: 3 };
+  session = await ort.InferenceSession.create(bytes, options);
   provider = name;
+}
+
+function nameOfProvider() {
+  if (provider === "webgpu") return "WebGPU";
+  const { numThreads } = ort.env.wasm;
+  return numThreads > 1 ? `WASM, ${numThreads} threads` : "WASM, 1 thread";
 }
 
 async function hasGpu() {
@@ -67,13 +77,31 @@ async function embed({ image, width, height, urls }) {
   const parts = await Promise.all(names.map((name) => tensorOf(urls[name])));
   const [rows, columns] = parts[0].inputSize;
   const [, , low] = parts[0].tensor.dims.map((side) => side * 4); // logits are four times as fine as the embedding
-  remember(embeddings, image, IMAGES_KEPT, {
+  const kept = {
     tensors: Object.fromEntries(names.map((name, at) => [name, parts[at].tensor])),
     scale: [columns / width, rows / height],
     low,
     columns: axisWeights(width, columns, frame, low),
     rows: axisWeights(height, rows, frame, low),
-  });
+  };
+  if (!isTried && !(await isAble(kept))) {
+    await open("wasm", opened.runtime, opened.bytes);
+    return embed({ image, width, height, urls });
+  }
+  remember(embeddings, image, IMAGES_KEPT, kept);
+  return { provider: nameOfProvider() };
+}
+
+/** The first run compiles, on a graphics card for seconds, and shows whether the graphics card can do it at all. */
+async function isAble(kept) {
+  isTried = true;
+  try {
+    const output = await session.run({ ...kept.tensors, ...promptTensors(kept, [[0, 0, 1]], null, null) });
+    if (output.iou_predictions.data.every(Number.isFinite)) return true;
+  } catch (error) {
+    if (provider === "wasm") throw error;
+  }
+  return provider === "wasm";
 }
 
 async function tensorOf(url) {
@@ -112,8 +140,9 @@ async function predict({ image, points, box, previous, fusion, multimask }) {
   if (!kept) throw new Error("this image has no embedding here");
   const output = await session.run({ ...kept.tensors, ...promptTensors(kept, points, box, previous) });
   const chosen = multimask ? MULTIPLE : SINGLE;
-  const logits = chosen.map((candidate) => fused(output, candidate, fusion));
-  const scores = chosen.map((candidate) => output.iou_predictions.data[candidate]);
+  let scores = chosen.map((candidate) => output.iou_predictions.data[candidate]);
+  if (fusion === "hq") scores = [Math.max(...scores)]; // one mask, whichever of SAM's it would be added to
+  const logits = scores.map((_, at) => fused(output, chosen[at], fusion));
   const answer = ++lastAnswer;
   remember(answers, answer, ANSWERS_KEPT, logits);
   const masks = logits.map((candidate, at) => ({
@@ -171,7 +200,7 @@ self.onmessage = async ({ data }) => {
   try {
     const result = await KINDS[data.kind](data);
     const buffers = result?.masks?.map(({ mask }) => mask.bits.buffer) ?? [];
-    self.postMessage({ id: data.id, result: data.kind === "start" ? { ...result, outputs: session.outputNames } : result }, buffers);
+    self.postMessage({ id: data.id, result }, buffers);
   } catch (error) {
     self.postMessage({ id: data.id, error: String(error?.message ?? error) });
   }

@@ -52,7 +52,8 @@ export class BrowserDecoder {
     await this.ready;
     const url = (part) => new URL(api.embeddingUrl(image.id, part), location.href).href;
     const urls = { image_embeddings: url("image_embeddings"), hq_features: url("hq_features") };
-    await this.#call("embed", { image: image.id, width: image.width, height: image.height, urls });
+    const { provider } = await this.#call("embed", { image: image.id, width: image.width, height: image.height, urls });
+    this.provider = provider;
   }
 
   /** Whether it can answer at once. */

@@ -58,8 +58,8 @@ export class ImagesPanel {
     const counts = [];
     if (image.objects || image.state !== "todo") counts.push(image.objects === 1 ? "1 object" : `${image.objects} objects`);
     if (image.proposals) counts.push(`${image.proposals} proposed`);
-    button.querySelector(".image-note").textContent = image.problem ?? [STATES[image.state], ...counts].join(" · ");
-    button.querySelector(".image-note").title = image.problem ?? "";
+    const note = button.querySelector(".image-note");
+    note.title = note.textContent = image.problem ?? [STATES[image.state], ...counts].join(" · ");
   }
 
   show(image) {

@@ -301,7 +301,7 @@ class Page {
       const { masks, seconds_per_mask: seconds } = await api.statistics();
       const done = this.images.images.filter(({ state }) => state === "done").length;
       const pace = seconds ? ` · ${seconds.toFixed(1)} s each` : "";
-      byId("counts").textContent = `${done} of ${this.images.total} done · ${masks} masks${pace}`;
+      byId("counts").textContent = `${done}/${this.images.total} done · ${masks} masks${pace}`;
     } catch {
       byId("counts").textContent = ""; // shown again with the next answer
     }
