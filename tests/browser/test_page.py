@@ -287,7 +287,8 @@ def test_decoder_in_the_browser_gives_the_servers_masks(chromium: Any, with_runt
             for fusion in ("sum", "hq", "sam"):
                 for multimask in (False, True):
                     source, here, there, _ = screen.js(COMPARE, [points, box, fusion, multimask])
-                    assert (source, len(here)) == ("browser", len(there))
+                    # plain SAM has no HQ token beside its own, which the browser's decoder always has
+                    assert (source, len(here)) == ("server" if fusion == "sam" else "browser", len(there))
                     for mine, its in zip(here, there, strict=True):
                         one, two = decode_rle(mine["rle"]), decode_rle(its["rle"])
                         # embeddings travel in half precision: a few pixels of the edge
