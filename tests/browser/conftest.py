@@ -7,12 +7,10 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from hqsam.registry import create_model
 from tests.helpers import ROOT
@@ -81,8 +79,7 @@ def chromium() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api")
     if CHROMIUM is None:
         pytest.skip("needs a Chromium")
-    threads = torch.get_num_threads()
     with playwright.sync_playwright() as program:
-        with closing(program.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])) as browser:
-            yield browser
-    torch.set_num_threads(threads)
+        browser = program.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -1,4 +1,4 @@
-"""The page's modules that need no browser, run by Node against files made by pycocotools and by the predictor's code."""
+"""Modules of the page that need no browser, run by Node; pycocotools and the predictor make what they must give."""
 
 from __future__ import annotations
 
