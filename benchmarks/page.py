@@ -35,6 +35,9 @@ ASK = """async (point) => {
 def command(
     runtime: Annotated[Path, typer.Option(metavar="DIR", help="Where onnxruntime-web was installed.")],
     prompts: Annotated[int, typer.Option(min=1)] = 20,
+    cache: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keeps the exported decoder for the next run.")
+    ] = None,
     chromium: Annotated[str | None, typer.Option(help="Program; the first one that is found.")] = None,
 ) -> None:
     """Median milliseconds from a prompt to its three masks, after encoding."""
@@ -42,7 +45,7 @@ def command(
 
     program = chromium or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        url, server = _serve(Path(folder), runtime)
+        url, server = _serve(Path(folder), runtime, cache)
         print("exporting the decoder", flush=True)
         with urllib.request.urlopen(f"{url}decoder.onnx") as response:
             decoder = response.read()
@@ -62,7 +65,7 @@ def command(
     _print(times, threads)
 
 
-def _serve(folder: Path, runtime: Path) -> tuple[str, Any]:
+def _serve(folder: Path, runtime: Path, cache: Path | None) -> tuple[str, Any]:
     import uvicorn
 
     from hqsam.registry import create_model
@@ -71,7 +74,7 @@ def _serve(folder: Path, runtime: Path) -> tuple[str, Any]:
 
     (folder / "pictures").mkdir()
     shutil.copy(PICTURE, folder / "pictures")
-    settings = Settings(folder=folder / "pictures", out=folder / "out", model_name=MODEL, runtime=runtime)
+    settings = Settings(folder=folder / "pictures", out=folder / "out", model_name=MODEL, runtime=runtime, cache=cache)
     app = create_app(Service(settings, create_model(MODEL, device="cpu").eval()))
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
     threading.Thread(target=server.run, daemon=True).start()

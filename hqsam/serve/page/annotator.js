@@ -242,8 +242,10 @@ export class Annotator extends EventTarget {
   setLabel(id, text) {
     const label = text.replace(/[\x00-\x1f\x7f]/g, " ").trim().slice(0, 200);
     const { objects } = this.document.now;
-    if (isAccepted(this.document.object(id))) this.label = label;
-    if (this.document.object(id).label === label) return;
+    const object = this.document.object(id);
+    if (!object) return; // deleted while its label was being written
+    if (isAccepted(object)) this.label = label;
+    if (object.label === label) return;
     this.#commit(objects.map((object) => (object.id === id ? { ...object, label } : object)));
   }
 

@@ -3,13 +3,9 @@ import { byId, make } from "./elements.js";
 
 /** [keys, what they do, action], in groups. A key is written as the event's `key`; "Ctrl+" stands for Cmd as well. */
 export function shortcuts(page) {
-  const { annotator, tools, view, layers } = page;
+  const { annotator, tools, view } = page;
   const selected = () => annotator.document?.now.selected;
-  const withView = (change) => () => {
-    change();
-    layers.draw();
-    page.showZoom();
-  };
+  const withView = (change) => () => page.zoom(change);
   return {
     Segment: [
       ["q", "Prompts: left click inside, right click outside, drag a box", () => tools.setTool("prompt")],
@@ -66,17 +62,21 @@ export function listen(groups, tools) {
   }
   document.addEventListener("keydown", (event) => {
     if (isTyping(event.target) || document.querySelector("dialog[open]:not(#help)")) return;
-    if (event.key === " " && !isControl(event.target)) {
+    if (event.key === " " && (tools.isOver || !isControl(event.target))) {
       tools.setSpace(true);
       event.preventDefault();
       return;
     }
     const action = actions.get(nameOf(event));
-    if (!action || (event.key === "Enter" && isControl(event.target))) return;
+    if (!action || belongsTo(event.target, event.key)) return;
     event.preventDefault();
     action();
   });
-  document.addEventListener("keyup", (event) => event.key === " " && tools.setSpace(false));
+  document.addEventListener("keyup", (event) => {
+    if (event.key !== " " || !tools.isSpaceDown) return;
+    tools.setSpace(false);
+    event.preventDefault(); // the button that was clicked last is not pressed again
+  });
   addEventListener("blur", () => tools.setSpace(false));
 }
 
@@ -89,6 +89,10 @@ function nameOf(event) {
 
 const isTyping = (element) => element.matches?.("input:not([type=checkbox], [type=range], [type=radio]), textarea, select");
 const isControl = (element) => element.matches?.("button, input, select, summary, a[href]");
+
+/** Keys that a control needs itself. */
+const belongsTo = (element, key) =>
+  (key === "Enter" && isControl(element)) || (key.startsWith("Arrow") && element.matches?.("input[type=range]"));
 
 /** Fill the overlay. */
 export function showShortcuts(groups) {

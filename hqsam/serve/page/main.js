@@ -2,6 +2,7 @@
 import { Annotator } from "./annotator.js";
 import { api } from "./api.js";
 import { AnnotationDocument } from "./document.js";
+import { connectControls } from "./controls.js";
 import { byId } from "./elements.js";
 import { ImagesPanel } from "./images-panel.js";
 import { listen, showShortcuts, shortcuts } from "./keys.js";
@@ -9,7 +10,7 @@ import { Layers } from "./layers.js";
 import { ObjectsPanel } from "./objects-panel.js";
 import { Pictures } from "./pictures.js";
 import { Predictor } from "./predictor.js";
-import { followTheme, toggleTheme } from "./theme.js";
+import { followTheme } from "./theme.js";
 import { Tools } from "./tools.js";
 import { View } from "./view.js";
 
@@ -17,7 +18,8 @@ const FUSION_NAMES = { sam: "SAM", hq: "HQ", sum: "Sum" };
 const SLOW_MS = 300; // after this long, waiting is said
 
 class Page {
-  #documents = new Map(); // id of an image -> AnnotationDocument
+  #documents = new Map(); // id of an image -> promise of an AnnotationDocument
+  #loaded = new Set();
   #pictures = new Pictures();
   #opening = 0;
 
@@ -36,7 +38,7 @@ class Page {
     byId("model").textContent = state.model.name;
     this.#fusions();
     this.#listen();
-    this.#buttons();
+    connectControls(this);
     this.keys = shortcuts(this);
     showShortcuts(this.keys);
     listen(this.keys, this.tools);
@@ -57,7 +59,6 @@ class Page {
   async open(image) {
     const turn = ++this.#opening;
     this.images.show(image);
-    history.replaceState(null, "", `#${image.id}`);
     this.stage.classList.add("loading");
     this.say(`Opening ${image.name}`);
     try {
@@ -66,28 +67,40 @@ class Page {
       this.#show(document, picture);
       this.#prepare(image);
     } catch (error) {
-      if (turn === this.#opening) this.say(`${image.name}: ${error.message}`, "error");
+      if (turn !== this.#opening) return;
+      this.say(`${image.name}: ${error.message}`, "error");
+      const shown = this.annotator.document?.image;
+      if (shown) this.images.show(shown);
     } finally {
       if (turn === this.#opening) this.stage.classList.remove("loading");
     }
   }
 
   async #document(image) {
-    let document = this.#documents.get(image.id);
-    if (document) {
-      if (document.isSaved) await document.refresh();
-      return document;
+    const known = this.#documents.get(image.id);
+    if (!known) {
+      const loading = this.#load(image);
+      this.#documents.set(image.id, loading);
+      loading.catch(() => this.#documents.delete(image.id));
+      return loading;
     }
-    document = new AnnotationDocument(image);
+    const document = await known;
+    if (document.isSaved) await document.refresh();
+    return document;
+  }
+
+  async #load(image) {
+    const document = new AnnotationDocument(image);
     document.addEventListener("change", () => this.#changed(document));
     document.addEventListener("saved", () => this.#saved(document));
     document.addEventListener("conflict", () => this.#conflict(document));
     await document.load();
-    this.#documents.set(image.id, document);
+    this.#loaded.add(document);
     return document;
   }
 
   #show(document, picture) {
+    history.replaceState(null, "", `#${document.image.id}`);
     this.tools.cancel();
     this.annotator.open(document);
     this.layers.setPicture(picture);
@@ -197,7 +210,7 @@ class Page {
       this.showZoom();
     }).observe(this.stage);
     addEventListener("beforeunload", (event) => {
-      if ([...this.#documents.values()].some((document) => !document.isSaved)) event.preventDefault();
+      if ([...this.#loaded].some((document) => !document.isSaved)) event.preventDefault();
     });
   }
 
@@ -218,32 +231,6 @@ class Page {
     byId("answered").textContent = `${where}, ${Math.round(ms)} ms`;
     byId("answered").title = this.predictor.reason;
     if (this.annotator.waiting) this.say("Left click adds, right click takes away, Enter begins the next object.");
-  }
-
-  #buttons() {
-    const { annotator, tools } = this;
-    const click = (id, action) => byId(id).addEventListener("click", action);
-    click("undo", () => this.undo());
-    click("redo", () => this.redo());
-    click("previous", () => this.step(-1));
-    click("next", () => this.step(1));
-    click("done", () => this.toggleDone());
-    click("fit", () => this.#zoom(() => this.view.fit()));
-    click("full", () => this.#zoom(() => this.view.zoomTo(1)));
-    click("toggle-all", () => this.objects.toggleAll());
-    click("propose", () => this.propose());
-    click("accept-all", () => annotator.acceptAll());
-    click("edit-proposal", () => this.edit());
-    click("help-button", () => this.toggleHelp());
-    click("help-close", () => this.toggleHelp());
-    click("theme", () => toggleTheme());
-    for (const button of byId("tools").children) button.addEventListener("click", () => tools.setTool(button.dataset.tool));
-    for (const button of byId("candidates").children) {
-      const { candidate } = button.dataset;
-      button.addEventListener("click", () => annotator.choose(candidate === "" ? null : Number(candidate)));
-    }
-    byId("radius").addEventListener("input", ({ target }) => tools.setRadius(Number(target.value)));
-    byId("colour-by-label").addEventListener("change", () => this.objects.refresh());
   }
 
   #fusions() {
@@ -286,7 +273,8 @@ class Page {
     this.showZoom();
   }
 
-  #zoom(change) {
+  /** Change the view and draw it. */
+  zoom(change) {
     change();
     this.layers.draw();
     this.showZoom();

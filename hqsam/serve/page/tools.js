@@ -23,6 +23,11 @@ export class Tools extends EventTarget {
     stage.addEventListener("wheel", (event) => this.#wheel(event), { passive: false });
   }
 
+  /** Whether the mouse is over the picture's stage. */
+  get isOver() {
+    return this.#at !== null;
+  }
+
   setTool(tool) {
     this.cancel();
     this.tool = tool;
