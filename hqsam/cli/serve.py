@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hqsam.cli.options import DEFAULT_MODEL, CheckpointFile, Device, ModelName, load_model
 
+if TYPE_CHECKING:
+    from hqsam.serve.service import Settings
+
+INCOMPLETE = 1
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Pictures, also in folders below.")]
@@ -17,6 +22,16 @@ Host = Annotated[str, typer.Option("--host", help="Address to listen on; others 
 Port = Annotated[int, typer.Option("--port", min=0, max=65535)]
 Token = Annotated[str | None, typer.Option("--token", help="Only who opens /?token=... is let in.")]
 Labels = Annotated[str, typer.Option("--labels", metavar="A,B,C", help="Names of the kinds of objects.")]
+Boxes = Annotated[
+    Path | None,
+    typer.Option("--boxes", metavar="FILE", help="A detector's boxes (COCO results) to make proposals from."),
+]
+Proposals = Annotated[
+    bool, typer.Option("--proposals/--no-proposals", help="Propose masks in images ahead of the one that is looked at.")
+]
+Rebuild = Annotated[
+    bool, typer.Option("--rebuild", help="Write annotations.json anew from the annotation files, and end.")
+]
 Cache = Annotated[
     Path | None, typer.Option("--cache", metavar="DIR", help="What can be made again. Default: .cache in --out.")
 ]
@@ -36,38 +51,70 @@ def serve(
     port: Port = 8000,
     token: Token = None,
     labels: Labels = "",
+    boxes: Boxes = None,
+    proposals: Proposals = False,
     cache: Cache = None,
     runtime: Runtime = None,
     threads: Threads = None,
+    rebuild: Rebuild = False,
 ) -> None:
-    """Annotate a folder of pictures in the browser, by clicks and boxes.
+    """Annotate a folder of pictures in the browser, by clicks, boxes and proposals.
 
     \b
     hqsam serve photos/ --out annotations/ --labels cat,dog
+    hqsam check-data annotations/annotations.json
     hqsam train configs/train/finetune.yaml data.train=[annotations/annotations.json]
+
+    Every change is saved at once, in one JSON file an image; annotations.json (COCO) has all accepted objects and
+    follows within seconds. Only this machine is let in, unless there is a --host and a --token; see docs/serve.md.
     """
     if host not in LOOPBACK and not token:
         raise ValueError(f"--host {host} lets other machines in: give a --token too")
+    if token is not None and not re.fullmatch(r"[A-Za-z0-9._~-]+", token):
+        raise ValueError("--token may have letters, digits and . _ ~ - alone: it is part of an address")
     _require_app_extra()
-    import torch
-    import uvicorn
+    from hqsam.serve.service import Settings
 
-    from hqsam.serve.app import create_app
-    from hqsam.serve.service import Service, Settings
-
-    if threads is not None:
-        torch.set_num_threads(threads)
     settings = Settings(
         folder=folder,
         out=out,
         model_name=model,
-        labels=[text.strip() for text in labels.split(",") if text.strip()],
+        labels=list(dict.fromkeys(text.strip() for text in labels.split(",") if text.strip())),
         cache=cache,
         runtime=runtime,
+        boxes=boxes,
+        proposals=proposals,
     )
+    if rebuild:
+        _rebuild(settings)
+        return
+    import torch
+    import uvicorn
+
+    from hqsam.serve.app import create_app
+    from hqsam.serve.service import Service
+
+    if threads is not None:
+        torch.set_num_threads(threads)
     service = Service(settings, load_model(model, checkpoint, device))
-    typer.echo(f"{len(service.pictures)} pictures; open http://{host}:{port}/  (Ctrl+C ends the server)")
+    shown = f"[{host}]" if ":" in host else host
+    opened = f"?token={token}" if token else ""
+    typer.echo(f"{len(service.pictures)} pictures; open http://{shown}:{port}/{opened}  (Ctrl+C ends the server)")
     uvicorn.run(create_app(service, host=host, token=token), host=host, port=port, log_level="warning")
+
+
+def _rebuild(settings: Settings) -> None:
+    from hqsam.serve.coco import write_coco
+    from hqsam.serve.service import open_store
+
+    written = write_coco(open_store(settings), settings.labels)
+    typer.echo(f"{written.path}: {written.objects} objects in {written.images} images")
+    for problem in written.damaged:
+        typer.echo(f"hqsam: {problem}", err=True)
+    for name in written.strange:
+        typer.echo(f"hqsam: {name} is of a picture that is not in {settings.folder}", err=True)
+    if written.damaged or written.strange:
+        raise typer.Exit(INCOMPLETE)
 
 
 def _require_app_extra() -> None:

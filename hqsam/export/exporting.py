@@ -116,6 +116,7 @@ def export_decoder(
     masks: Masks = "all",
     full_size_masks: bool = False,
     interface: Interface = "hqsam",
+    separate: bool = False,
     opset: int = DEFAULT_OPSET,
     name: str = "",
 ) -> ExportedFile:
@@ -138,6 +139,9 @@ def export_decoder(
             scores of these.
         full_size_masks: also read `orig_im_size` (2,), height and width, and return `masks` (N, M, H, W) logits.
         interface: "published" reads HQ-SAM's `interm_embeddings` (any, 1, h, w, C) in place of `hq_features`.
+        separate: return the two summands of `fusion="sum"` in place of `low_res_masks`, so that a program can show
+            either or their sum after one call: `low_res_masks_sam` (N, M, 4h, 4w), SAM's logits beside the HQ token
+            (all but those of plain SAM, where it takes no part), and `low_res_masks_hq` (N, 1, 4h, 4w).
         opset: version of the operator set.
         name: the model's name, for the metadata.
 
@@ -149,11 +153,16 @@ def export_decoder(
         raise ExportError(f"masks must be one of {MASKS}, got {masks!r}")
     chosen = model.resolve_fusion(fusion)
     _require_whole_head(model, chosen)
+    if separate and (chosen != "sum" or masks not in ("all", "single") or full_size_masks):
+        raise ExportError(
+            'separate summands are those of fusion="sum", of masks="all" or "single" and at low resolution; got '
+            f"fusion={chosen!r}, masks={masks!r}, full_size_masks={full_size_masks}"
+        )
     if model.resolve_score(None, chosen) != "sam":
         _logger.warning("the score head is left out: the file's scores, and its best mask, are by SAM's own score")
     twin = exportable(model, dtype)
-    graph = DecoderGraph(twin, fusion=chosen, masks=masks, published=interface == "published")
-    outputs: dict[str, Axes] = {"low_res_masks": {0: _PROMPTS}, "iou_predictions": {0: _PROMPTS}}
+    graph = DecoderGraph(twin, fusion=chosen, masks=masks, published=interface == "published", separate=separate)
+    outputs: dict[str, Axes] = {output: {0: _PROMPTS} for output in graph.output_names}
     proto = trace(graph, _decoder_inputs(twin, graph), outputs, opset, largest_constant=_LARGEST_CONSTANT)
     # every use of the flags broadcasts, so that one flag answers for all prompts
     _input(proto, "has_mask_input").type.tensor_type.shape.dim[0].dim_param = "num_flags"
@@ -168,7 +177,7 @@ def export_decoder(
         model=name,
         part="decoder",
         dtype=dtype,
-        fusion=chosen,
+        fusion="separate" if separate else chosen,
         interface=interface,
         opset=str(opset),
         masks=masks,

@@ -84,11 +84,15 @@ class DecoderGraph(nn.Module):
         fusion: what the masks are made of.
         masks: which masks.
         published: read `interm_embeddings` instead of `hq_features`.
+        separate: with "sum", return both summands instead of the sum; of "all" or "single" masks.
     """
 
-    def __init__(self, model: Sam, *, fusion: Fusion, masks: Masks, published: bool = False) -> None:
+    def __init__(
+        self, model: Sam, *, fusion: Fusion, masks: Masks, published: bool = False, separate: bool = False
+    ) -> None:
         super().__init__()
         self.model, self.fusion, self.choice, self.published = model, fusion, masks, published
+        self.separate = separate
 
     @property
     def input_names(self) -> list[str]:
@@ -96,7 +100,13 @@ class DecoderGraph(nn.Module):
         of_image = ["image_embeddings", *image_inputs(self.fusion != "sam", self.published)]
         return [*of_image, "point_coords", "point_labels", "mask_input", "has_mask_input"]
 
-    def forward(self, image_embeddings: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    @property
+    def output_names(self) -> list[str]:
+        """In the order of `forward`."""
+        logits = ["low_res_masks_sam", "low_res_masks_hq"] if self.separate else ["low_res_masks"]
+        return [*logits, "iou_predictions"]
+
+    def forward(self, image_embeddings: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Decode.
 
         Args:
@@ -106,7 +116,8 @@ class DecoderGraph(nn.Module):
                 `mask_input` (N, 1, 4h, 4w) logits; `has_mask_input` (N,), 1 where a mask counts, else 0.
 
         Returns:
-            float32 `low_res_masks` (N, M, 4h, 4w) and `iou_predictions` (N, M).
+            float32 `low_res_masks` (N, M, 4h, 4w) and `iou_predictions` (N, M). Separate: SAM's logits beside the HQ
+            token (N, M, 4h, 4w), HQ's (N, 1, 4h, 4w) and the scores.
         """
         *of_image, coords, labels, mask, has_mask = inputs
         with PortableOperators():
@@ -117,6 +128,8 @@ class DecoderGraph(nn.Module):
             tokens = encoder.embed_tokens(prompts.coords, prompts.kinds)
             arguments = DecoderInput(embedding, encoder.get_dense_pe(), tokens, encoder.embed_dense(prompts), keep)
             output = self._decode(arguments, *of_image)
+            if self.separate and output.hq_logits is not None:
+                return output.sam_logits.float(), output.hq_logits.float(), output.iou.float()
             logits, iou = self._choose(output, keep)
             return logits.float(), iou.float()
 

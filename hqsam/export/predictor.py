@@ -226,6 +226,8 @@ def _require_pair(encoder: Any, decoder: Any, encoder_path: str, decoder_path: s
             f'{decoder_path} chooses masks by the number of points (masks="auto"), as programs for SAM\'s own export '
             'expect; export it with masks="all"'
         )
+    if of_decoder.get("hqsam.fusion") == "separate":
+        raise DataError(f"{decoder_path} gives SAM's and HQ's masks apart; export it without separate=True")
     outputs = {value.name for value in encoder.get_outputs()}
     missing = {value.name for value in decoder.get_inputs()} & {"hq_features", "interm_embeddings"} - outputs
     if missing:

@@ -89,10 +89,10 @@ def prove_decoder(model: Sam, graph: DecoderGraph, full_size: bool, path: Path, 
         of_image = _of_image(reference, features, graph.input_names)
         for prompts in _prompts(side, reference.prompt_encoder.mask_input_size):
             inputs = of_image | feed(prompts, reference.prompt_encoder.mask_input_size)
-            names = ["low_res_masks", "iou_predictions"]
+            names = graph.output_names
             if full_size:
                 inputs["orig_im_size"] = np.array(original, np.float32)
-                names.append("masks")
+                names = [*names, "masks"]
             found = _run(session, names, inputs)
             expected = list(_expected(reference, features, prompts, graph, None if dtype == "float32" else found[0]))
             if full_size:
@@ -180,14 +180,16 @@ def _prompts(side: int, mask_hw: tuple[int, int]) -> Iterator[Prompts]:
 @torch.no_grad()
 def _expected(
     model: Sam, features: ImageFeatures, prompts: Prompts, graph: DecoderGraph, found: NDArray[Any] | None
-) -> tuple[Tensor, Tensor]:
-    """The model's masks and scores.
+) -> tuple[Tensor, ...]:
+    """The model's masks and scores, or both summands of the masks and the scores.
 
     Where the graph chooses among candidates, scores that are all but equal may be ranked otherwise in reduced
     precision: with `found`, its logits, the nearest candidate counts.
     """
     choice, fusion = graph.choice, graph.fusion
     output = model.decode(features, prompts, candidates=CANDIDATES_OF[choice], use_hq=fusion != "sam")
+    if graph.separate and output.hq_logits is not None:
+        return output.sam_logits, output.hq_logits, output.iou
     logits, iou = select_masks(output, multimask=False, fusion=fusion)
     if choice in ("all", "single"):
         return logits, iou

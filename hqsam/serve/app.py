@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,11 +13,14 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
+from hqsam.errors import HqsamError, OutputError
 from hqsam.serve.files import FileFolder
 from hqsam.serve.guard import Guard
 from hqsam.serve.routes import annotation_routes, model_routes, page_routes, picture_routes
 from hqsam.serve.service import Service
 from hqsam.serve.store import ConflictError, DamagedFileError
+
+logger = logging.getLogger(__name__)
 
 PAGE = Path(__file__).parent / "page"
 
@@ -65,19 +69,22 @@ def _handle_errors(app: FastAPI, service: Service) -> None:
         where = ".".join(str(part) for part in first["loc"])[:200]
         return JSONResponse({"detail": f"{where}: {first['msg']}"[:1000]}, 422)
 
-    @app.exception_handler(DamagedFileError)
-    async def damaged(_: Request, error: DamagedFileError) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, 423)
+    # Functions without `async` run in threads, as the routes do.
 
     @app.exception_handler(ConflictError)
-    async def conflict(request: Request, error: ConflictError) -> JSONResponse:
+    def conflict(request: Request, error: ConflictError) -> JSONResponse:
         picture = service.pictures[request.path_params["image"]]
         return JSONResponse({"detail": str(error), "current": service.annotations(picture, error.current)}, 409)
 
-    @app.exception_handler(ValueError)
-    async def refused(_: Request, error: ValueError) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, 422)
+    @app.exception_handler(HqsamError)
+    def refused(_: Request, error: HqsamError) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, 423 if isinstance(error, DamagedFileError) else 422)
+
+    @app.exception_handler(OutputError)
+    def full(_: Request, error: OutputError) -> JSONResponse:
+        logger.error("%s", error)  # with the path, which clients need not know
+        return JSONResponse({"detail": "not saved: the server cannot write its files; its log says more"}, 507)
 
     @app.exception_handler(Exception)
-    async def broken(_: Request, error: Exception) -> JSONResponse:
+    def broken(_: Request, error: Exception) -> JSONResponse:
         return JSONResponse({"detail": "an error of the server; its log says more"}, 500)

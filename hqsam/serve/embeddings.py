@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from hqsam.errors import DataError, OutputError
 from hqsam.features import PredictorFeatures, image_hash, model_fingerprint
@@ -184,6 +184,14 @@ def _pausing(encoder: nn.Module, pause: Callable[[], None]) -> Iterator[None]:
 
 
 def _with_dtype(features: PredictorFeatures, dtype: torch.dtype) -> PredictorFeatures:
+    """In another number type, and in the memory layout of files: sums in another order would be rounded otherwise."""
+
+    def converted(tensor: Tensor) -> Tensor:
+        largest = torch.finfo(dtype).max
+        return tensor.float().clamp(-largest, largest).to(dtype).contiguous()
+
     return replace(
-        features, image_embedding=features.image_embedding.to(dtype), early_feature=features.early_feature.to(dtype)
+        features,
+        image_embedding=converted(features.image_embedding),
+        early_feature=converted(features.early_feature),
     )

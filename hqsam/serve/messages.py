@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
+from hqsam.errors import HqsamError
 from hqsam.rle import Rle, checked_rle, rle_area, rle_box
 
 MAX_OBJECTS, MAX_POINTS, MAX_HINTS = 10_000, 1000, 200
@@ -25,11 +26,19 @@ Fusion = Literal["sam", "hq", "sum"]
 Points = Annotated[list[Point], Field(max_length=MAX_POINTS)]
 
 
+class RefusedError(HqsamError):
+    """What a client asked for cannot be; the message says why."""
+
+
 class RleMessage(BaseModel):
     """A mask in COCO's compressed run lengths."""
 
     size: tuple[int, int]  # height, width
     counts: str
+
+    def as_rle(self) -> Rle:
+        """The mask as it is, where it was checked before."""
+        return Rle(size=list(self.size), counts=self.counts)
 
     def checked(self, height: int, width: int) -> Rle:
         """The mask, after checking that it is one of an image of this size.
@@ -109,14 +118,14 @@ def check_objects(objects: list[MaskObject], height: int, width: int) -> None:
     """Refuse objects that cannot be of an image of this size.
 
     Raises:
-        ValueError: an id twice, or a mask of another size or without proper run lengths; names the object.
+        RefusedError: an id twice, or a mask of another size or without proper run lengths; names the object.
     """
     seen: set[str] = set()
     for position, item in enumerate(objects):
         if item.id in seen:
-            raise ValueError(f"object {position}: the id {item.id!r} occurs twice")
+            raise RefusedError(f"object {position}: the id {item.id!r} occurs twice")
         seen.add(item.id)
         try:
             item.rle.checked(height, width)
         except ValueError as error:
-            raise ValueError(f"object {position} ({item.id!r}): {error}") from error
+            raise RefusedError(f"object {position} ({item.id!r}): {error}") from error

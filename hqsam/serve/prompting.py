@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hqsam.predictor import SamPredictor
 from hqsam.rle import encode_masks
-from hqsam.serve.messages import PredictRequest, PreviousMask
+from hqsam.serve.messages import PredictRequest, PreviousMask, RefusedError
 from hqsam.serve.pictures import Picture
 
 KEPT_ANSWERS = 64
@@ -63,18 +63,22 @@ def answer(predictor: SamPredictor, picture: Picture, request: PredictRequest, a
     """Masks for the prompts, with their scores, and a name under which they can be fed back.
 
     Raises:
-        ValueError: prompts that the predictor refuses, or a previous answer that is not known.
+        RefusedError: prompts that the predictor refuses, or a previous answer that is not known.
     """
     start = time.perf_counter()
-    masks, scores, logits = predictor.predict(
-        point_coords=[point[:2] for point in request.points] or None,
-        point_labels=[point[2] for point in request.points] or None,
-        box=request.box,
-        mask_input=None if request.previous is None else answers.logits(picture, request.previous),
-        multimask_output=request.multimask,
-        fusion=request.fusion,
-        candidates="all" if request.multimask else "best",
-    )
+    points, labels = [point[:2] for point in request.points], [point[2] for point in request.points]
+    try:
+        masks, scores, logits = predictor.predict(
+            point_coords=points or None,
+            point_labels=labels or None,
+            box=request.box,
+            mask_input=None if request.previous is None else answers.logits(picture, request.previous),
+            multimask_output=request.multimask,
+            fusion=request.fusion,
+            candidates="all" if request.multimask else "best",
+        )
+    except ValueError as error:
+        raise RefusedError(str(error)) from error
     found = [
         {"rle": rle, "score": score if math.isfinite(score) else None}
         for rle, score in zip(encode_masks(masks), scores.tolist(), strict=True)

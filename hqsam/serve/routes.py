@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 from fastapi import APIRouter, HTTPException, Query, Response
 
 from hqsam import __version__
-from hqsam.serve.files import FileFolder
+from hqsam.serve.files import MEDIA_TYPES, FileFolder
 from hqsam.serve.messages import PredictRequest, PrefetchRequest, Problem, SaveRequest
 from hqsam.serve.pictures import Picture
 from hqsam.serve.prompting import answer
@@ -31,9 +31,13 @@ def picture_routes(service: Service) -> APIRouter:
             "version": __version__,
             "model": service.model_state(),
             "labels": list(service.settings.labels),
-            "browser_decoder": service.browser_decoder(),
+            "browser_decoder": service.browser.state(),
             "counts": service.counts(),
         }
+
+    @router.get("/statistics")
+    def statistics() -> dict[str, Any]:
+        return service.statistics()
 
     @router.get("/images")
     def images(offset: int = Query(0, ge=0), limit: int = Query(200, ge=1, le=1000)) -> dict[str, Any]:
@@ -89,6 +93,11 @@ def model_routes(service: Service) -> APIRouter:
         content, headers = await _result(job.future)
         return Response(content, media_type="application/octet-stream", headers=headers)
 
+    @router.post("/images/{image}/proposals")
+    async def propose(image: str) -> dict[str, int]:
+        revision, added = await _result(service.proposer.request(_picture(service, image)).future)
+        return {"revision": revision, "added": added}
+
     @router.post("/prefetch")
     async def prefetch(request: PrefetchRequest) -> dict[str, Any]:
         known = [service.pictures[name] for name in dict.fromkeys(request.ids) if name in service.pictures]
@@ -109,6 +118,17 @@ def page_routes(service: Service, page: FileFolder) -> APIRouter:
     @router.get("/page/{name:path}")
     def page_file(name: str) -> Response:
         return _file(page, name)
+
+    @router.get("/runtime/{name:path}")
+    def runtime_file(name: str) -> Response:
+        return _file(service.browser.runtime, name)
+
+    @router.get("/decoder.onnx")
+    def decoder() -> Response:
+        found = service.browser.decoder()
+        if isinstance(found, str):
+            raise HTTPException(404, found)
+        return Response(found, media_type=MEDIA_TYPES[".onnx"])
 
     return router
 

@@ -10,11 +10,15 @@ from typing import Any
 from hqsam.errors import DataError
 from hqsam.features import weights_fingerprint
 from hqsam.models import Sam
+from hqsam.serve.browser import BrowserDecoder, pickled_model
+from hqsam.serve.coco import CocoKeeper
 from hqsam.serve.embeddings import Embeddings
 from hqsam.serve.pictures import Picture, find_pictures
 from hqsam.serve.prompting import Answers
+from hqsam.serve.proposals import Proposer, read_boxes
 from hqsam.serve.store import Annotations, AnnotationStore, DamagedFileError
-from hqsam.serve.worker import Worker
+from hqsam.serve.tally import Tally, statistics, tally
+from hqsam.serve.worker import Urgency, Worker
 
 LABEL_LENGTH = 200
 
@@ -30,6 +34,8 @@ class Settings:
         labels: what objects may be called; the page lets people add others.
         cache: of embeddings and of the browser's decoder; None is `.cache` in `out`.
         runtime: folder of onnxruntime-web; None is `runtime` in the cache.
+        boxes: a detector's boxes, see `read_boxes`, which proposals are made from.
+        proposals: make them for images ahead of the one that is looked at.
     """
 
     folder: Path
@@ -38,6 +44,8 @@ class Settings:
     labels: Sequence[str] = ()
     cache: Path | None = None
     runtime: Path | None = None
+    boxes: Path | None = None
+    proposals: bool = False
 
     @property
     def cache_folder(self) -> Path:
@@ -53,29 +61,49 @@ class Service:
         model: with weights.
 
     Raises:
-        DataError: no pictures.
+        DataError: no pictures, labels that cannot be, or boxes that cannot be read.
     """
 
     def __init__(self, settings: Settings, model: Sam) -> None:
-        if settings.folder.resolve() == settings.out.resolve():
-            raise DataError(
-                f"annotations need a folder of their own, and --out is the folder of pictures: {settings.out}"
-            )
         self.settings, self.model = settings, model
-        self.pictures = {picture.id: picture for picture in find_pictures(settings.folder, settings.out)}
+        self.store = open_store(settings)
+        self.pictures = self.store.pictures
         self.fingerprint = weights_fingerprint(model)
         self.worker = Worker()
-        self.store = AnnotationStore(settings.out, self.pictures)
         self.embeddings = Embeddings(model, self.pictures, settings.cache_folder / "features", self.worker)
         self.answers = Answers()
+        boxes = None if settings.boxes is None else read_boxes(settings.boxes, self.pictures, settings.labels)
+        self.proposer = Proposer(
+            self.embeddings,
+            self.store,
+            self.worker,
+            boxes=boxes,
+            labels=settings.labels,
+            automatic=settings.proposals,
+        )
+        self.embeddings.encoded = self.proposer.encoded
+        self.coco = CocoKeeper(self.store, settings.labels)
+        self.store.changed = self.coco.changed
+        self.browser = BrowserDecoder(
+            # never within an encoder's run, which leaves hooks in the model for as long as it takes
+            lambda: self.worker.submit(lambda: pickled_model(model), Urgency.HINT).future.result(),
+            settings.cache_folder / "decoder" / f"{self.fingerprint[:16]}.onnx",
+            settings.cache_folder / "runtime" if settings.runtime is None else settings.runtime,
+            settings.model_name,
+        )
 
     def start(self) -> None:
-        """Begin to work in the background."""
+        """Begin to work in the background, with the first pictures."""
         self.worker.start()
+        self.coco.start()
+        self.browser.start()
+        self.embeddings.hint(list(self.pictures.values())[:2])
 
     def close(self) -> None:
-        """End what runs in the background."""
+        """End what runs in the background; everything is on disk then."""
         self.worker.close()
+        self.browser.close()
+        self.coco.close()
 
     def model_state(self) -> dict[str, Any]:
         """What the page is told about the model."""
@@ -92,33 +120,29 @@ class Service:
         """Images by the state of the work on them."""
         counts = {"images": len(self.pictures), "todo": 0, "started": 0, "done": 0}
         for picture in self.pictures.values():
-            counts[self.summary(picture)["state"]] += 1
+            found, _ = self._tally(picture)
+            counts["started" if found is None else found.state] += 1
         return counts
 
     def summary(self, picture: Picture) -> dict[str, Any]:
         """One row of the list of images. One whose file is damaged is "started", with a "problem"."""
-        problem = None
-        try:
-            content = self.store.load(picture)
-        except DamagedFileError as error:
-            problem = str(error)
-            content = Annotations(image=picture.relative, width=picture.width, height=picture.height, state="started")
-        accepted = len(content.accepted())
+        found, problem = self._tally(picture)
         return {
             "id": picture.id,
             "name": picture.relative,
             "width": picture.width,
             "height": picture.height,
-            "state": content.state,
-            "objects": accepted,
-            "proposals": len(content.objects) - accepted,
+            "state": "started" if found is None else found.state,
+            "objects": 0 if found is None else found.accepted,
+            "proposals": 0 if found is None else found.open,
             "encoded": self.embeddings.is_encoded(picture),
             "problem": problem,
         }
 
-    def browser_decoder(self) -> dict[str, Any]:
-        """Whether the page can decode by itself."""
-        return {"available": False, "decoder": "/decoder.onnx", "runtime": "/runtime/", "reason": "not yet"}
+    def statistics(self) -> dict[str, Any]:
+        """Counts over all images whose files can be read."""
+        tallies = (self._tally(picture)[0] for picture in self.pictures.values())
+        return statistics(tally for tally in tallies if tally is not None)
 
     def embedding(self, picture: Picture, part: str) -> tuple[bytes, dict[str, str]]:
         """What the decoder reads of an image, as half-precision numbers, on the worker's thread.
@@ -154,3 +178,25 @@ class Service:
             "state": content.state,
             "objects": [item.described(picture.height, picture.width) for item in content.objects],
         }
+
+    def _tally(self, picture: Picture) -> tuple[Tally | None, str | None]:
+        """Counts of an image, or what is wrong with its file."""
+        try:
+            return self.store.summary(picture, tally), None
+        except DamagedFileError as error:
+            return None, str(error)
+
+
+def open_store(settings: Settings) -> AnnotationStore:
+    """The annotation files alone, which needs no model.
+
+    Raises:
+        DataError: no pictures, or labels that cannot be.
+    """
+    if settings.folder.resolve() == settings.out.resolve():
+        raise DataError(f"--out is the folder of pictures; annotations need one of their own: {settings.out}")
+    for label in settings.labels:
+        if not label or len(label) > LABEL_LENGTH or not label.isprintable():
+            raise DataError(f"a label is plain text of at most {LABEL_LENGTH} characters, got {label!r}")
+    pictures = find_pictures(settings.folder, settings.out)
+    return AnnotationStore(settings.out, {picture.id: picture for picture in pictures})

@@ -7,10 +7,11 @@ a lock that all threads and all processes on the folder share.
 from __future__ import annotations
 
 import json
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -20,7 +21,7 @@ from hqsam.serve.locks import locked
 from hqsam.serve.messages import MaskObject, RleMessage, State, check_objects
 from hqsam.serve.pictures import Picture
 
-FORMAT = "hqsam_annotations"
+_T = TypeVar("_T")
 
 
 class Proposal(BaseModel):
@@ -71,12 +72,9 @@ class DamagedFileError(DataError):
     """An annotation file cannot be read; it is left as it is until a person repairs it or moves it away."""
 
 
-@dataclass(frozen=True)
-class _Known:
-    """What was read, and the state of the file then."""
-
-    signature: tuple[int, int, int]
-    content: Annotations
+_Signature = tuple[int, int, int]
+_IN_MEMORY = 64
+"""Files whose content is kept; thousands would fill the memory."""
 
 
 class AnnotationStore:
@@ -85,14 +83,16 @@ class AnnotationStore:
     Args:
         folder: where the files are; created when it is first written to.
         pictures: by id.
-        changed: called with an image's id after its file was written.
+        changed: called after a file was written.
     """
 
     def __init__(
-        self, folder: Path, pictures: Mapping[str, Picture], changed: Callable[[str], None] = lambda _: None
+        self, folder: Path, pictures: Mapping[str, Picture], changed: Callable[[], None] = lambda: None
     ) -> None:
         self.folder, self.pictures, self.changed = folder, pictures, changed
-        self._known: dict[str, _Known] = {}
+        self._known: OrderedDict[str, tuple[_Signature, Annotations]] = OrderedDict()
+        self._summaries: dict[str, tuple[_Signature, Any]] = {}
+        self._lock = threading.Lock()
 
     def path(self, picture: Picture) -> Path:
         """The file of a picture."""
@@ -104,17 +104,51 @@ class AnnotationStore:
         Raises:
             DamagedFileError: the file is damaged, of another version, or of another image.
         """
-        path = self.path(picture)
-        try:
-            status = path.stat()
-        except FileNotFoundError:
+        signature = self._signature(picture)
+        if signature is None:
             return Annotations(image=picture.relative, width=picture.width, height=picture.height)
-        signature = status.st_mtime_ns, status.st_size, status.st_ino
-        known = self._known.get(picture.id)
-        if known is None or known.signature != signature:
-            known = _Known(signature, _read(path, picture))
-            self._known[picture.id] = known
-        return known.content
+        with self._lock:
+            known = self._known.get(picture.id)
+        if known is not None and known[0] == signature:
+            return known[1]
+        content = _read(self.path(picture), picture)
+        self._remember(picture, signature, content)
+        return content
+
+    def summary(self, picture: Picture, summarise: Callable[[Annotations], _T]) -> _T:
+        """Something small about what is saved, kept for as long as the file stays as it is.
+
+        Args:
+            picture: the image.
+            summarise: always the same function.
+
+        Raises:
+            DamagedFileError: as in `load`.
+        """
+        signature = self._signature(picture)
+        known = self._summaries.get(picture.id)
+        if signature is None or known is None or known[0] != signature:
+            found = summarise(self.load(picture))
+            if signature is not None:
+                self._summaries[picture.id] = signature, found
+            return found
+        summary: _T = known[1]
+        return summary
+
+    def _remember(self, picture: Picture, signature: _Signature, content: Annotations) -> None:
+        with self._lock:
+            self._known[picture.id] = signature, content
+            self._known.move_to_end(picture.id)
+            while len(self._known) > _IN_MEMORY:
+                self._known.popitem(last=False)
+
+    def _signature(self, picture: Picture) -> _Signature | None:
+        """Differs after each replacement of the file; None without one."""
+        try:
+            status = self.path(picture).stat()
+        except FileNotFoundError:
+            return None
+        return status.st_mtime_ns, status.st_size, status.st_ino
 
     def save(self, picture: Picture, revision: int, state: State, objects: list[MaskObject]) -> int:
         """Replace the objects of an image.
@@ -129,7 +163,7 @@ class AnnotationStore:
             The new revision.
 
         Raises:
-            ValueError: an object that cannot be of this image; nothing was written.
+            RefusedError: an object that cannot be of this image; nothing was written.
             ConflictError: the revision is not the newest; nothing was written.
             DamagedFileError: as in `load`; nothing was written.
         """
@@ -157,6 +191,7 @@ class AnnotationStore:
             OutputError: the file cannot be written; the old one stays.
         """
         with locked(self.folder / ".lock"):
+            self._known.pop(picture.id, None)  # what is compared with is what is there, whatever its file looks like
             current = self.load(picture)
             changed = change(current)
             if changed is current:
@@ -164,7 +199,7 @@ class AnnotationStore:
             new = changed.model_copy(update={"revision": current.revision + 1})
             with atomic_path(self.path(picture)) as temporary:
                 temporary.write_text(json.dumps(new.model_dump()) + "\n", encoding="utf-8")
-        self.changed(picture.id)
+        self.changed()
         return new
 
 

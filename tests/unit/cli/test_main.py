@@ -22,6 +22,7 @@ COMMANDS = [
     "inspect",
     "convert",
     "export",
+    "serve",
     "models",
     "models list",
     "models download",

@@ -15,7 +15,7 @@ import torch
 
 from hqsam import SamPredictor, save_checkpoint
 from hqsam.cli import main
-from hqsam.errors import ExportError
+from hqsam.errors import DataError, ExportError
 from hqsam.export import OnnxPredictor, export_decoder, export_encoder, proof
 from hqsam.export.files import describe_exported
 from hqsam.export.graphs import DecoderGraph
@@ -107,6 +107,22 @@ def test_decoder(hq: Sam, folder: Path, count: int, points: int, masks: bool) ->
     assert close(full, upscale_logits(logits, (58, SIDE), (90, 200), SIDE))
     one_flag = run(["low_res_masks"], inputs | {"has_mask_input": inputs["has_mask_input"][:1]})[0]
     assert np.array_equal(one_flag, low)
+
+
+@pytest.mark.parametrize("masks", ["all", "single"])
+@torch.no_grad()
+def test_separate_summands(hq: Sam, folder: Path, masks: Any, tmp_path: Path) -> None:
+    written = export_decoder(hq, tmp_path / "decoder.onnx", masks=masks, separate=True)
+    assert written.difference is not None and written.difference < 1e-4
+    features, prompts = features_of(hq), draw_prompts(3, 2, masks=True)
+    hq_features = hq.hq_features(features)
+    expected = hq.decode(features, prompts, candidates=(0, 1, 2, 3) if masks == "all" else (0,))
+    inputs = {"image_embeddings": features.image_embedding.numpy(), "hq_features": hq_features.numpy()}
+    names = ["low_res_masks_sam", "low_res_masks_hq", "iou_predictions"]
+    sam, own, iou = session(tmp_path / "decoder.onnx").run(names, inputs | proof.feed(prompts, (LOW, LOW)))
+    assert close(sam, expected.sam_logits) and close(own, expected.hq_logits) and close(iou, expected.iou)
+    with pytest.raises(DataError, match="gives SAM's and HQ's masks apart"):
+        OnnxPredictor(folder / "encoder.onnx", tmp_path / "decoder.onnx")
 
 
 def test_filler_takes_no_part(hq: Sam, folder: Path) -> None:

@@ -162,6 +162,9 @@ def test_without_onnxruntime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
         ({"interface": "official"}, "interface must be one of"),
         ({"masks": "three"}, "masks must be one of"),
         ({"fusion": "both"}, "fusion must be one of"),
+        ({"separate": True, "fusion": "hq"}, "separate summands are those of"),
+        ({"separate": True, "masks": "best"}, "separate summands are those of"),
+        ({"separate": True, "full_size_masks": True}, "separate summands are those of"),
     ],
 )
 def test_wrong_options(options: dict[str, Any], message: str, tmp_path: Path) -> None:
