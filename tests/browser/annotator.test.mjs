@@ -94,6 +94,30 @@ test("a point outside needs something to take away from", async () => {
   assert.deepEqual([objects().length, predictor.asked.length], [0, 0]);
 });
 
+test("a prompt whose mask is empty changes nothing", async () => {
+  const said = [];
+  annotator.addEventListener("message", ({ detail }) => said.push(detail));
+  predictor.predict = async () => {
+    const mask = { ...square(0, 0), w: 0, h: 0, bits: new Uint8Array(0) };
+    return { source: "server", where: "", ms: 1, token: "t", masks: [{ score: 0.1, mask, rle: encodeRle(mask) }] };
+  };
+  await annotator.click(1, 1, 1);
+  assert.deepEqual([objects().length, document.canUndo, annotator.pending.length, said.length], [0, false, 0, 1]);
+});
+
+test("an error of the model is said, and the next prompt is answered", async () => {
+  const said = [];
+  annotator.addEventListener("message", ({ detail }) => said.push(detail));
+  const { predict } = FakePredictor.prototype;
+  predictor.predict = async () => {
+    predictor.predict = predict;
+    throw new Error("no");
+  };
+  await annotator.click(1, 1, 1);
+  await annotator.click(2, 2, 1);
+  assert.deepEqual([said, objects()[0].prompts.points], [["no"], [[2, 2, 1]]]);
+});
+
 test("editing an object without prompts begins from its box", async () => {
   annotator.stroked("o", square(2, 1, 3));
   annotator.edit();

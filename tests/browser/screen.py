@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,16 +16,19 @@ class Screen:
     """A tab with the page.
 
     Args:
-        browser: of playwright, or one of its contexts.
+        browser: of playwright.
         url: of the page.
+        prepare: called with playwright's page before the address is opened.
         look: options of a new page, for instance `color_scheme`.
     """
 
-    def __init__(self, browser: Any, url: str, **look: Any) -> None:
+    def __init__(self, browser: Any, url: str, prepare: Callable[[Any], None] | None = None, **look: Any) -> None:
         self.page = browser.new_page(viewport={"width": 1280, "height": 800}, **look)
         self.errors: list[str] = []
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", lambda line: self._console(line))
+        if prepare is not None:
+            prepare(self.page)
         self.page.goto(url)
         self.until("window.hqsam?.annotator.document && hqsam.layers.picture")
 

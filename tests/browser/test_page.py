@@ -247,6 +247,24 @@ def test_theme_follows_the_system_until_it_is_chosen(chromium: Any, served: Serv
         assert screen.js("document.documentElement.dataset.theme") == "light"
 
 
+def test_the_server_answers_where_the_browser_cannot(chromium: Any, served: Served) -> None:
+    def promise_too_much(route: Any) -> None:
+        state = route.fetch().json()
+        state["browser_decoder"] = {**state["browser_decoder"], "available": True, "reason": None}
+        route.fulfill(json=state)
+
+    screen = Screen(chromium, served.url, lambda page: page.route("**/api/state", promise_too_much))
+    screen.open("rocket.jpg")
+    screen.until("hqsam.predictor.reason")
+    screen.click(322, 300)
+    screen.settle()
+    assert len(screen.objects) == 1
+    assert screen.page.inner_text("#answered").startswith("server")
+    screen.press("Control+z")
+    screen.settle()
+    screen.page.close()
+
+
 COMPARE = """(async ([points, box, fusion, multimask]) => {
   const { image } = hqsam.annotator.document;
   const prompt = { points, box, previous: null, fusion, multimask };
