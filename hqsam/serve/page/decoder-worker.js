@@ -1,0 +1,207 @@
+/**
+ * The mask decoder, in a worker: onnxruntime-web on the GPU where there is one, else on the processor.
+ *
+ * Messages are {id, kind, ...}; the answer is {id, result} or {id, error}. Kinds: "start", "embed" and "predict".
+ */
+import { axisWeights, maskOfLogits } from "./postprocess.js";
+
+const MOST_THREADS = 4;
+const ANSWERS_KEPT = 64; // of 1 MB at most; one that is gone is not fed back
+const IMAGES_KEPT = 3; // of 12 MB each
+const PAD_TOKEN = -1;
+const BOX_CORNERS = [2, 3];
+/** Of SAM's four candidates, which answer. */
+const SINGLE = [0];
+const MULTIPLE = [1, 2, 3];
+
+let ort;
+let session;
+let frame;
+let provider;
+let opened; // what sessions are made from
+let isTried = false;
+const embeddings = new Map();
+const answers = new Map();
+let lastAnswer = 0;
+
+async function start({ runtime, decoder, imageSize, force }) {
+  frame = imageSize;
+  const bytes = new Uint8Array(await (await fetched(decoder)).arrayBuffer());
+  opened = { runtime, bytes };
+  const tries = force ? [force] : (await hasGpu()) ? ["webgpu", "wasm"] : ["wasm"];
+  for (const name of tries) {
+    try {
+      await open(name, runtime, bytes);
+      return { provider: nameOfProvider(), outputs: session.outputNames };
+    } catch (error) {
+      if (name === tries[tries.length - 1]) throw error;
+    }
+  }
+}
+
+async function open(name, runtime, bytes) {
+  ort = await import(new URL(`ort.${name}.min.mjs`, runtime).href);
+  ort.env.logLevel = "error";
+  ort.env.wasm.wasmPaths = runtime;
+  ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(MOST_THREADS, navigator.hardwareConcurrency || 1) : 1;
+  const options = { executionProviders: [name], graphOptimizationLevel: "all", logSeverityLevel: 3 };
+  session = await ort.InferenceSession.create(bytes, options);
+  provider = name;
+}
+
+function nameOfProvider() {
+  if (provider === "webgpu") return "WebGPU";
+  const { numThreads } = ort.env.wasm;
+  return numThreads > 1 ? `WASM, ${numThreads} threads` : "WASM, 1 thread";
+}
+
+async function hasGpu() {
+  try {
+    const adapter = await navigator.gpu?.requestAdapter();
+    const isSoftware = adapter?.info?.isFallbackAdapter ?? adapter?.isFallbackAdapter;
+    return Boolean(adapter) && !isSoftware;
+  } catch {
+    return false;
+  }
+}
+
+async function fetched(url) {
+  const response = await fetch(url);
+  if (!response.ok) throw new Error(`${url}: status ${response.status}`);
+  return response;
+}
+
+/** Keep what the encoder made of an image. */
+async function embed({ image, width, height, urls }) {
+  const names = session.inputNames.filter((name) => name in urls);
+  const parts = await Promise.all(names.map((name) => tensorOf(urls[name])));
+  const [rows, columns] = parts[0].inputSize;
+  const [, , low] = parts[0].tensor.dims.map((side) => side * 4); // logits are four times as fine as the embedding
+  const kept = {
+    tensors: Object.fromEntries(names.map((name, at) => [name, parts[at].tensor])),
+    scale: [columns / width, rows / height],
+    low,
+    columns: axisWeights(width, columns, frame, low),
+    rows: axisWeights(height, rows, frame, low),
+  };
+  if (!isTried && !(await isAble(kept))) {
+    await open("wasm", opened.runtime, opened.bytes);
+    return embed({ image, width, height, urls });
+  }
+  remember(embeddings, image, IMAGES_KEPT, kept);
+  return { provider: nameOfProvider() };
+}
+
+/** The first run compiles, on a graphics card for seconds, and shows whether the graphics card can do it at all. */
+async function isAble(kept) {
+  isTried = true;
+  try {
+    const output = await session.run({ ...kept.tensors, ...promptTensors(kept, [[0, 0, 1]], null, null) });
+    if (output.iou_predictions.data.every(Number.isFinite)) return true;
+  } catch (error) {
+    if (provider === "wasm") throw error;
+  }
+  return provider === "wasm";
+}
+
+async function tensorOf(url) {
+  const response = await fetched(url);
+  const numbers = (name) => response.headers.get(name).split(",").map(Number);
+  const data = halfToFloat(new Uint16Array(await response.arrayBuffer()));
+  return { tensor: new ort.Tensor("float32", data, numbers("X-Shape")), inputSize: numbers("X-Input-Size") };
+}
+
+function halfToFloat(halves) {
+  const single = new Float32Array(halves.length);
+  if (globalThis.Float16Array) {
+    single.set(new Float16Array(halves.buffer));
+    return single;
+  }
+  const table = halfTable();
+  for (let at = 0; at < halves.length; at++) single[at] = table[halves[at]];
+  return single;
+}
+
+function halfTable() {
+  const table = new Float32Array(65536);
+  for (let half = 0; half < 65536; half++) {
+    const sign = half & 0x8000 ? -1 : 1;
+    const [exponent, fraction] = [(half >> 10) & 31, half & 1023];
+    if (exponent === 31) table[half] = fraction ? NaN : sign * Infinity;
+    else if (exponent === 0) table[half] = sign * fraction * 2 ** -24;
+    else table[half] = sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
+  }
+  return table;
+}
+
+async function predict({ image, points, box, previous, fusion, multimask }) {
+  const begin = performance.now();
+  const kept = embeddings.get(image);
+  if (!kept) throw new Error("this image has no embedding here");
+  const output = await session.run({ ...kept.tensors, ...promptTensors(kept, points, box, previous) });
+  const chosen = multimask ? MULTIPLE : SINGLE;
+  let scores = chosen.map((candidate) => output.iou_predictions.data[candidate]);
+  if (fusion === "hq") scores = [Math.max(...scores)]; // one mask, whichever of SAM's it would be added to
+  const logits = scores.map((_, at) => fused(output, chosen[at], fusion));
+  const answer = ++lastAnswer;
+  remember(answers, answer, ANSWERS_KEPT, logits);
+  const masks = logits.map((candidate, at) => ({
+    mask: maskOfLogits(candidate, kept.low, kept.columns, kept.rows),
+    score: scores[at],
+  }));
+  for (const value of Object.values(output)) if (value.location === "gpu-buffer") value.dispose();
+  return { answer, masks, ms: performance.now() - begin };
+}
+
+function promptTensors({ scale, low }, points, box, previous) {
+  const coords = points.flatMap(([x, y]) => [x * scale[0], y * scale[1]]);
+  const labels = points.map((point) => point[2]);
+  if (box) {
+    coords.push(box[0] * scale[0], box[1] * scale[1], box[2] * scale[0], box[3] * scale[1]);
+    labels.push(...BOX_CORNERS);
+  } else {
+    coords.push(0, 0);
+    labels.push(PAD_TOKEN);
+  }
+  const logits = previous && answers.get(previous.answer)?.[previous.candidate];
+  return {
+    point_coords: new ort.Tensor("float32", Float32Array.from(coords), [1, labels.length, 2]),
+    point_labels: new ort.Tensor("float32", Float32Array.from(labels), [1, labels.length]),
+    mask_input: new ort.Tensor("float32", logits ?? new Float32Array(low * low), [1, 1, low, low]),
+    has_mask_input: new ort.Tensor("float32", Float32Array.of(logits ? 1 : 0), [1]),
+  };
+}
+
+/** A candidate's logits. A file of one fusion has `low_res_masks`, a file of all has SAM's and HQ's. */
+function fused(output, candidate, fusion) {
+  const part = (name) => {
+    const { data, dims } = output[name];
+    const size = dims[2] * dims[3];
+    const at = Math.min(candidate, dims[1] - 1);
+    return data.slice(at * size, (at + 1) * size);
+  };
+  if (!("low_res_masks_sam" in output)) return part("low_res_masks");
+  const hq = part("low_res_masks_hq");
+  if (fusion === "hq") return hq;
+  const sam = part("low_res_masks_sam");
+  for (let at = 0; at < hq.length; at++) hq[at] += sam[at];
+  return hq;
+}
+
+function remember(map, key, most, value) {
+  map.delete(key);
+  map.set(key, value);
+  if (map.size > most) map.delete(map.keys().next().value);
+}
+
+const KINDS = { start, embed, predict };
+
+self.onmessage = async ({ data }) => {
+  try {
+    const result = await KINDS[data.kind](data);
+    const buffers = result?.masks?.map(({ mask }) => mask.bits.buffer) ?? [];
+    self.postMessage({ id: data.id, result }, buffers);
+  } catch (error) {
+    self.postMessage({ id: data.id, error: String(error?.message ?? error) });
+  }
+};
