@@ -72,7 +72,7 @@ def serve(
         raise ValueError(f"--host {host} lets other machines in: give a --token too")
     if token is not None and not re.fullmatch(r"[A-Za-z0-9._~-]+", token):
         raise ValueError("--token may have letters, digits and . _ ~ - alone: it is part of an address")
-    _require_app_extra()
+    require_app_extra()
     from hqsam.serve.service import Settings
 
     settings = Settings(
@@ -117,7 +117,12 @@ def _rebuild(settings: Settings) -> None:
         raise typer.Exit(INCOMPLETE)
 
 
-def _require_app_extra() -> None:
+def require_app_extra() -> None:
+    """Refuse to go on without the packages of the app extra.
+
+    Raises:
+        ValueError: one is missing.
+    """
     from importlib.util import find_spec
 
     missing = [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]
