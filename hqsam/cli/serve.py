@@ -11,7 +11,7 @@ import typer
 from hqsam.cli.options import DEFAULT_MODEL, CheckpointFile, Device, ModelName, load_model
 
 if TYPE_CHECKING:
-    from hqsam.serve.service import Settings
+    from hqsam.serve.service import Service, Settings
 
 INCOMPLETE = 1
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -38,6 +38,9 @@ Cache = Annotated[
 Runtime = Annotated[
     Path | None, typer.Option("--runtime", metavar="DIR", help="onnxruntime-web, to decode in the browser.")
 ]
+RoundsFolder = Annotated[
+    Path | None, typer.Option("--rounds", metavar="DIR", help="Take the current model of hqsam round, and follow it.")
+]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Processor threads of the model.")]
 
 
@@ -56,6 +59,7 @@ def serve(
     cache: Cache = None,
     runtime: Runtime = None,
     threads: Threads = None,
+    rounds: RoundsFolder = None,
     rebuild: Rebuild = False,
 ) -> None:
     """Annotate a folder of pictures in the browser, by clicks, boxes and proposals.
@@ -92,15 +96,26 @@ def serve(
     import uvicorn
 
     from hqsam.serve.app import create_app
-    from hqsam.serve.service import Service
 
     if threads is not None:
         torch.set_num_threads(threads)
-    service = Service(settings, load_model(model, checkpoint, device))
+    service = _service(settings, checkpoint, device, rounds)
     shown = f"[{host}]" if ":" in host else host
     opened = f"?token={token}" if token else ""
     typer.echo(f"{len(service.pictures)} pictures; open http://{shown}:{port}/{opened}  (Ctrl+C ends the server)")
     uvicorn.run(create_app(service, host=host, token=token), host=host, port=port, log_level="warning")
+
+
+def _service(settings: Settings, checkpoint: Path | None, device: str, rounds: Path | None) -> Service:
+    """With `--rounds` the current model, of which the name's tag or the checkpoint is the first."""
+    from hqsam.serve.following import ModelFile
+    from hqsam.serve.service import Service
+
+    if rounds is None:
+        return Service(settings, load_model(settings.model_name, checkpoint, device))
+    base = settings.model_name.partition(".")[0]
+    file = ModelFile(rounds / "current.safetensors", lambda path: load_model(base, path, device))
+    return Service(settings, file.newest() or load_model(settings.model_name, checkpoint, device), file)
 
 
 def _rebuild(settings: Settings) -> None:
