@@ -14,7 +14,6 @@ from hqsam.registry import create_model
 
 pytest.importorskip("fastapi")
 uvicorn = pytest.importorskip("uvicorn")
-from hqsam.rounds import CURRENT_FILE
 
 
 @pytest.fixture
@@ -78,6 +77,8 @@ def test_bad_options(
 def test_the_model_of_the_newest_round(
     photos: Path, started: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    from hqsam.rounds import CURRENT_FILE
+
     services: list[Any] = []
     monkeypatch.setattr("hqsam.serve.app.create_app", lambda service, **_: services.append(service))
     rounds = tmp_path / "rounds"
