@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from PIL.ImageDraw import ImageDraw
 
 REPORT_FILE = "report.png"
 SAMPLES = 12
@@ -101,14 +100,16 @@ def _histograms(quality: Quality) -> NDArray[np.uint8]:
     from hqsam.visualize import side_by_side
 
     most = max(quality.counts, default=0)
-    areas = [math.log10(max(share, 1e-6)) for share in quality.shares]
+    shares = [math.log10(max(share, 1e-6)) for share in quality.shares]
+    scores, stability = _span(quality.scores), _span(quality.stability)
+    counts = [float(count) for count in quality.counts]
     panels = [
-        _histogram(quality.scores, *_span(quality.scores), "{:.2f}"),
-        _histogram(quality.stability, *_span(quality.stability), "{:.2f}"),
-        _histogram(areas, -5.0, 0.0, "1e{:.1f}"),
-        _histogram([float(count) for count in quality.counts], -0.5, most + 0.5, "{:.0f}", min(_BINS, most + 1)),
+        _histogram(quality.scores, scores, _marks(scores)),
+        _histogram(quality.stability, stability, _marks(stability)),
+        _histogram(shares, (-5.0, 0.0), ("0.001 %", "", "100 %")),
+        _histogram(counts, (-0.5, most + 0.5), ("0", "", str(most)), min(_BINS, most + 1)),
     ]
-    titles = ["predicted IoU of a mask", "stability of a mask", "area of a mask / picture", "masks of a picture"]
+    titles = ["predicted IoU of a mask", "stability of a mask", "area of a mask, log scale", "masks of a picture"]
     return np.ascontiguousarray(side_by_side(panels, titles))
 
 
@@ -117,12 +118,18 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 
-def _histogram(values: Sequence[float], low: float, high: float, form: str, bins: int = _BINS) -> NDArray[np.uint8]:
-    """Counts in equal steps from `low` to `high`; what lies beyond is in the outermost ones."""
+def _marks(span: tuple[float, float]) -> tuple[str, str, str]:
+    return f"{span[0]:.2f}", f"{sum(span) / 2:.2f}", f"{span[1]:.2f}"
+
+
+def _histogram(
+    values: Sequence[float], span: tuple[float, float], marks: tuple[str, str, str], bins: int = _BINS
+) -> NDArray[np.uint8]:
+    """Counts in equal steps over the span, marked at its start, middle and end; what is beyond is in the last ones."""
     import numpy as np
     from PIL import Image, ImageDraw, ImageFont
 
-    counts, _ = np.histogram(np.clip(values, low, high), bins=bins, range=(low, high))
+    counts, _ = np.histogram(np.clip(values, *span), bins=bins, range=span)
     panel = Image.new("RGB", (_WIDTH, _HEIGHT), "white")
     draw = ImageDraw.Draw(panel)
     draw.font = ImageFont.load_default(_FONT)
@@ -134,14 +141,9 @@ def _histogram(values: Sequence[float], low: float, high: float, form: str, bins
             draw.rectangle((left, top, max(left, left + step - 1), bottom), fill=_BAR)
     draw.line((_EDGE, bottom, _WIDTH - _EDGE, bottom), fill=_LINE)
     draw.text((_EDGE, _EDGE - 18), f"most: {tallest if len(values) else 0}", fill=_INK)
-    _ticks(draw, low, high, form, bottom)
+    for mark, share, anchor in zip(marks, (0.0, 0.5, 1.0), ("la", "ma", "ra"), strict=True):
+        draw.text((_EDGE + share * (_WIDTH - 2 * _EDGE), bottom + 6), mark, fill=_INK, anchor=anchor)
     return np.array(panel)
-
-
-def _ticks(draw: ImageDraw, low: float, high: float, form: str, bottom: int) -> None:
-    for share, anchor in ((0.0, "la"), (0.5, "ma"), (1.0, "ra")):
-        place = _EDGE + share * (_WIDTH - 2 * _EDGE)
-        draw.text((place, bottom + 6), form.format(low + share * (high - low)), fill=_INK, anchor=anchor)
 
 
 def _samples(folder: Path, files: Sequence[Path]) -> list[NDArray[np.uint8]]:
