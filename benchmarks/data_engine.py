@@ -140,7 +140,7 @@ def copy_pictures(pack: Path, folder: Path, count: int, objects: int) -> dict[st
 def run_plan(plan: Plan, say: Callable[[str], None] = lambda _: None) -> Outcome:
     """All three stages."""
     names = sorted(plan.truths)
-    first, second = names[: len(names) // 2], names[len(names) // 2 :]
+    first, second = names[::2], names[1::2]  # in turns: packs are sorted by source, and the halves are compared
     outcome, work = Outcome([]), Work()
     with ExitStack() as stack:
         server = ServerProcess(plan.photos, plan.annotations, [*plan.model, "--rounds", str(plan.rounds)])
