@@ -114,7 +114,7 @@ def conv3x3_dot(conv: nn.Conv2d, x: Tensor, weights: Tensor) -> Tensor:
 def dot_kernel(conv: nn.Conv2d, weights: Tensor) -> Tensor:
     """A 3x3 kernel whose output channels are summed with per-sample weights (N, D): (N, 9, C), taps flipped."""
     flipped = conv.weight.flip((2, 3)).permute(0, 2, 3, 1).flatten(1)  # (D, 9C)
-    return (weights @ flipped).view(len(weights), 9, conv.in_channels)
+    return (weights @ flipped).view(weights.shape[0], 9, conv.in_channels)
 
 
 def scatter3x3(kernel: Tensor, x: Tensor) -> Tensor:

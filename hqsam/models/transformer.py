@@ -81,12 +81,12 @@ class Attention(nn.Module):
             return self.attend(self.q_proj(tokens), self.k_proj(keys), self.v_proj(image))
         n, count, width = tokens.shape
         queries = self._by_head(self.q_proj, tokens) * self._scale
-        key, value = (layer.weight.unflatten(0, (self.num_heads, -1)) for layer in (self.k_proj, self.v_proj))
-        wanted = torch.einsum("nthd,hdc->nthc", queries, key).reshape(len(keys), -1, width)
-        shift = torch.einsum("nthd,hd->nth", queries, self.k_proj.bias.unflatten(0, (self.num_heads, -1)))
-        scores = torch.baddbmm(shift.reshape(len(keys), -1, 1), wanted, keys.transpose(1, 2))
-        mixed = (scores.softmax(dim=-1) @ image).view(n, count, self.num_heads, width)
-        out = torch.einsum("nthc,hdc->nthd", mixed, value).flatten(2)
+        key, value = (layer.weight.view(self.num_heads, -1, width) for layer in (self.k_proj, self.v_proj))
+        wanted = (queries @ key).reshape(keys.shape[0], -1, width)
+        shift = (queries @ self.k_proj.bias.view(self.num_heads, -1, 1)).reshape(keys.shape[0], -1, 1)
+        scores = torch.baddbmm(shift, wanted, keys.transpose(1, 2))
+        mixed = (scores.softmax(dim=-1) @ image).view(n, self.num_heads, count, width)
+        out = (mixed @ value.transpose(1, 2)).transpose(1, 2).flatten(2)
         projected: Tensor = self.out_proj(out + self.v_proj.bias)
         return projected
 
@@ -108,22 +108,19 @@ class Attention(nn.Module):
         n, count, width = keys.shape
         heads = self.num_heads
         known = self._by_head(self.k_proj, keys) * self._scale
-        query = self.q_proj.weight.unflatten(0, (heads, -1))
-        wanted = torch.einsum("nthd,hdc->nhtc", known, query).reshape(len(queries), -1, width)
-        shift = torch.einsum("nthd,hd->nht", known, self.q_proj.bias.unflatten(0, (heads, -1)))
+        wanted = (known @ self.q_proj.weight.view(heads, -1, width)).reshape(queries.shape[0], -1, width)
+        shift = known @ self.q_proj.bias.view(heads, -1, 1)  # (N, heads, T, 1)
         if keep is not None:
-            shift = shift.masked_fill(~keep[:, None], -torch.inf)
-        scores = torch.baddbmm(shift.reshape(len(queries), -1, 1), wanted, queries.transpose(1, 2))
+            shift = shift.masked_fill(~keep[:, None, :, None], -torch.inf)
+        scores = torch.baddbmm(shift.reshape(queries.shape[0], -1, 1), wanted, queries.transpose(1, 2))
         shares = scores.view(n, heads, count, -1).softmax(dim=2).flatten(1, 2)  # (N, heads * T, P)
-        output = self.out_proj.weight.unflatten(1, (heads, -1))
-        values = torch.einsum("nthd,chd->nhtc", self._by_head(self.v_proj, tokens), output).flatten(1, 2)
+        told = self._by_head(self.v_proj, tokens)
+        values = (told @ self.out_proj.weight.t().view(heads, -1, width)).flatten(1, 2)
         values = values + self.out_proj.bias / heads  # the shares of each head add up to one
         return torch.baddbmm(image, shares.transpose(1, 2), values)
 
     def _by_head(self, layer: nn.Module, tokens: Tensor) -> Tensor:
-        n, count, _ = tokens.shape
-        projected: Tensor = layer(tokens).view(n, count, self.num_heads, -1)
-        return projected
+        return self._split_heads(layer(tokens))
 
     def _is_short(self, tokens: Tensor, others: Tensor) -> bool:
         """Whether moving projections to the tokens' side is less work than projecting the other side's rows."""
