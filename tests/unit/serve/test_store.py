@@ -178,6 +178,17 @@ def test_a_disk_that_cannot_be_written_keeps_the_old_file(
     assert put(client, image, 1, [], "done").json() == {"revision": 2}
 
 
+def test_a_folder_that_cannot_be_written(client: Any, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(*_: Any) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    image = ids(client)[0]
+    with monkeypatch.context() as patch:
+        patch.setattr("hqsam.serve.locks.os.open", read_only)
+        answer = put(client, image, 0, [], "done")
+    assert answer.status_code == 507 and str(service.settings.out) not in answer.text
+
+
 def add_one(store: AnnotationStore, name: str) -> None:
     """As a page does: read, add, save; after a conflict begin again from what is there."""
     (picture,) = store.pictures.values()
