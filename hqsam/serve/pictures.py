@@ -210,11 +210,9 @@ def _orientation(image: Image, path: Path) -> int | None:
     """The EXIF orientation, without decoding the pixels, as Pillow does to look for what a PNG says behind them."""
     from PIL import Image
 
-    if image.format != "PNG" or _has_text_at_the_end(path):
-        exif = image.getexif()
-    else:
-        exif = Image.Image.getexif(image)
-    return exif.get(_EXIF_ORIENTATION, 1)
+    exif = image.getexif() if image.format != "PNG" or _has_text_at_the_end(path) else Image.Image.getexif(image)
+    found: int | None = exif.get(_EXIF_ORIENTATION, 1)
+    return found
 
 
 def _has_text_at_the_end(path: Path) -> bool:
@@ -231,6 +229,6 @@ def _has_text_at_the_end(path: Path) -> bool:
     return False
 
 
-def _is_shown_alike(image: Image, orientation: int) -> bool:
+def _is_shown_alike(image: Image, orientation: int | None) -> bool:
     """Whether a browser shows what `read_image` reads: turned pictures as JPEG alone, and no moving ones."""
     return (orientation in (None, 1) or image.format == "JPEG") and getattr(image, "n_frames", 1) == 1

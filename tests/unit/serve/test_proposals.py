@@ -219,7 +219,7 @@ def test_boxes(photos: Path, tmp_path: Path, model: Sam, boxes: Path) -> None:
 def test_boxes_are_asked_again_where_the_weights_recommend_it(
     service: Service, model: Sam, boxes: Path, monkeypatch: pytest.MonkeyPatch, recommended: Refine, refine: Refine
 ) -> None:
-    picture = service.pictures[list(service.pictures)[0]]
+    picture = next(iter(service.pictures.values()))
     given = read_boxes(boxes, service.pictures, ())[picture.id]
     predictor = service.embeddings.predictor(picture)
     expected, _, _ = predictor.predict(box=given.boxes, multimask_output=False, refine=refine)
