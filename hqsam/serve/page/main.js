@@ -144,7 +144,7 @@ class Page {
     overlay.points = [...(draft?.points ?? []), ...this.annotator.pending];
     overlay.box = this.annotator.pendingBox ?? draft?.box ?? null;
     this.layers.draw("top");
-    const used = draft?.answer && draft.answer.masks.length > 1 ? draft.chosen : -1;
+    const used = draft?.answer && draft.answer.count > 1 ? draft.chosen : -1;
     for (const button of byId("candidates").children) {
       const { candidate } = button.dataset;
       const isOn = candidate === "" ? draft?.candidate === null : draft?.candidate === Number(candidate);
