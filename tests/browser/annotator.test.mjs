@@ -198,6 +198,12 @@ test("the label of the last object is that of the next one", () => {
   assert.deepEqual(objects().map(({ label }) => label), ["cat", "cat"]);
 });
 
+test("a long label ends with a whole letter", () => {
+  annotator.stroked("o", square(0, 0));
+  annotator.setLabel("o", "x".repeat(199) + "🐈🐈");
+  assert.equal(objects()[0].label, "x".repeat(199) + "🐈");
+});
+
 test("of objects at a pixel the smallest is selected", () => {
   annotator.stroked("large", square(0, 0, 5));
   annotator.stroked("small", square(1, 1, 2));

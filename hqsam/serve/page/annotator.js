@@ -255,7 +255,8 @@ export class Annotator extends EventTarget {
   }
 
   setLabel(id, text) {
-    const label = text.replace(/[\x00-\x1f\x7f]/g, " ").trim().slice(0, 200);
+    const letters = [...text.replace(/[\x00-\x1f\x7f]/g, " ").trim()]; // an emoji is not cut in two
+    const label = letters.slice(0, 200).join("");
     const { objects } = this.document.now;
     const object = this.document.object(id);
     if (!object) return; // deleted while its label was being written
