@@ -19,7 +19,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Pictures, also in folders below.")]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the annotations.", show_default=False)]
 Host = Annotated[str, typer.Option("--host", help="Address to listen on; others than this machine need --token.")]
-Port = Annotated[int, typer.Option("--port", min=0, max=65535)]
+Port = Annotated[int, typer.Option("--port", min=1, max=65535)]
 Token = Annotated[str | None, typer.Option("--token", help="Only who opens /?token=... is let in.")]
 Labels = Annotated[str, typer.Option("--labels", metavar="A,B,C", help="Names of the kinds of objects.")]
 Boxes = Annotated[
