@@ -23,6 +23,10 @@ class Urgency(IntEnum):
     IDLE = 4
 
 
+class ClosedError(BaseException):
+    """The server ends, and a job that runs is given up. No `Exception`: no job is to take it for its own problem."""
+
+
 class Job(Generic[_T]):
     """Something to do with the model, and its result."""
 
@@ -71,12 +75,18 @@ class Worker:
                 self._put(job, urgency)
 
     def run_more_urgent(self) -> None:
-        """For long jobs, from within: do what came meanwhile and is more urgent than everything that has begun."""
+        """For long jobs, from within: do what came meanwhile and is more urgent than everything that has begun.
+
+        Raises:
+            ClosedError: the worker was closed.
+        """
+        if self._closed:
+            raise ClosedError("the server ends")
         while (job := self._take()) is not None:
             self._run(job)
 
     def close(self) -> None:
-        """Call off what has not begun, and wait for what has."""
+        """Call off what has not begun; what has ends where it next looks for more urgent work."""
         with self._changed:
             self._closed = True
             for _, _, job in self._queue:

@@ -22,7 +22,7 @@ from hqsam.serve.messages import PreviousMask
 from hqsam.serve.pictures import find_pictures
 from hqsam.serve.prompting import Answers
 from hqsam.serve.service import Service, Settings
-from hqsam.serve.worker import Urgency, Worker
+from hqsam.serve.worker import ClosedError, Urgency, Worker
 from hqsam.types import Refine
 from tests.unit.serve.serving import ids, serving
 
@@ -327,6 +327,22 @@ def test_within_a_job_only_what_is_more_urgent_than_all_that_has_begun() -> None
     job.future.result()
     worker.close()
     assert order == ["prompt", "current", "proposals", "ahead"]
+
+
+def test_a_long_job_is_given_up_when_the_server_ends() -> None:
+    worker, closed, begun = Worker(), threading.Event(), threading.Event()
+
+    def long() -> None:
+        begun.set()
+        assert closed.wait(60)
+        worker.run_more_urgent()
+
+    job = worker.submit(long, Urgency.HINT)
+    worker.submit(lambda: None, Urgency.IDLE).future.add_done_callback(lambda _: closed.set())  # called off
+    worker.start()
+    assert begun.wait(60)
+    worker.close()
+    assert isinstance(job.future.exception(), ClosedError)
 
 
 def test_a_click_does_not_wait_for_an_image_that_is_encoded_ahead(service: Service, model: Sam) -> None:
