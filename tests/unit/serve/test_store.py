@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -256,6 +257,22 @@ def test_a_reader_never_sees_half_a_file(photos: Path, tmp_path: Path) -> None:
             done = True
         seen = future.result()
     assert seen == sorted(seen) and seen[-1] <= 30
+
+
+def test_what_is_remembered_is_changed_under_a_lock(photos: Path, tmp_path: Path) -> None:
+    """Else a writer forgets what a reader is about to move to the end."""
+    picture = find_pictures(photos)[0]
+    store = AnnotationStore(tmp_path / "out", {picture.id: picture})
+
+    class Watched(OrderedDict[str, Any]):
+        def pop(self, *arguments: Any) -> Any:
+            assert store._lock.locked()
+            return super().pop(*arguments)
+
+    store._known = Watched()
+    add_one(store, "first")
+    add_one(store, "second")
+    assert store.load(picture).revision == 2
 
 
 def test_two_servers_on_one_folder(service: Service, model: Sam) -> None:
