@@ -8,12 +8,21 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from hqsam.errors import OutputError
+
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of a file, which is created and stays; waits for whoever has it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    """Hold the lock of a file, which is created and stays; waits for whoever has it.
+
+    Raises:
+        OutputError: the file cannot be created.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     try:
         _lock(descriptor)
         yield

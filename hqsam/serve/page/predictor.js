@@ -47,6 +47,7 @@ export class Predictor {
   }
 
   #begin(state) {
+    if (this.#decoder) return; // two images were opened while the server was asked
     const { available, reason } = state.browser_decoder;
     this.reason = available ? "" : reason;
     if (this.#forced === "server" || !(available || this.#isForcedHere)) return;
