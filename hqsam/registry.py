@@ -190,8 +190,10 @@ def load_by_name(
         stated, path = read_strings(checkpoint), Path(checkpoint)
         head = known_head(stated, path) if head is None and spec.hq else head
         image_size = known_image_size(stated, path) if image_size is None else image_size
-    asked = {"head": head, "image_size": image_size}
-    spec = replace(spec, **{field: value for field, value in asked.items() if value is not None})  # type: ignore[arg-type]
+    if head is not None:
+        spec = replace(spec, head=head)
+    if image_size is not None:
+        spec = replace(spec, image_size=image_size)
     model = build_model(spec)
     info: CheckpointInfo | None = None
     if tag == "embedded":

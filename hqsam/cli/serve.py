@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from hqsam.serve.service import Service, Settings
 
 INCOMPLETE = 1
+PATIENCE = 5
+"""Seconds that requests may take after Ctrl+C, before the server ends all the same."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Pictures, also in folders below.")]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the annotations.", show_default=False)]
 Host = Annotated[str, typer.Option("--host", help="Address to listen on; others than this machine need --token.")]
-Port = Annotated[int, typer.Option("--port", min=0, max=65535)]
+Port = Annotated[int, typer.Option("--port", min=1, max=65535)]
 Token = Annotated[str | None, typer.Option("--token", help="Only who opens /?token=... is let in.")]
 Labels = Annotated[str, typer.Option("--labels", metavar="A,B,C", help="Names of the kinds of objects.")]
 Boxes = Annotated[
@@ -93,17 +95,22 @@ def serve(
         _rebuild(settings)
         return
     import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    _run(_service(settings, checkpoint, device, rounds), host, port, token)
+
+
+def _run(service: Service, host: str, port: int, token: str | None) -> None:
     import uvicorn
 
     from hqsam.serve.app import create_app
 
-    if threads is not None:
-        torch.set_num_threads(threads)
-    service = _service(settings, checkpoint, device, rounds)
     shown = f"[{host}]" if ":" in host else host
     opened = f"?token={token}" if token else ""
     typer.echo(f"{len(service.pictures)} pictures; open http://{shown}:{port}/{opened}  (Ctrl+C ends the server)")
-    uvicorn.run(create_app(service, host=host, token=token), host=host, port=port, log_level="warning")
+    app = create_app(service, host=host, token=token)
+    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=PATIENCE)
 
 
 def _service(settings: Settings, checkpoint: Path | None, device: str, rounds: Path | None) -> Service:

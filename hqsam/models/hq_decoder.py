@@ -12,13 +12,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hqsam.models.layers import MLP, LayerNorm2d, Upsample4x, conv3x3, conv3x3_dot
+from hqsam.models.layers import (
+    MLP,
+    LayerNorm2d,
+    Upsample4x,
+    conv3x3,
+    conv3x3_dot,
+    dot_kernel,
+    gelu,
+    scatter3x3,
+)
 from hqsam.models.mask_decoder import DecoderInput, MaskDecoder, ScoreFloor, mask_product
 from hqsam.models.score import ScoreHead
 from hqsam.types import DecoderOutput, ImageFeatures
 
 HeadFeature = Literal["early", "final", "mask"]
 """What the HQ feature is the sum of: the encoder's early and final outputs, SAM's mask feature."""
+
+
+_BAND = 8192
+"""Positions whose hidden layer is in the cache: 2 MB."""
 
 
 class MaskFusion(nn.Module):
@@ -32,8 +45,30 @@ class MaskFusion(nn.Module):
 
     def dot(self, mask_feature: Tensor, weights: Tensor) -> Tensor:
         """(N, H, W, D) channels-last feature, (N, D) weights -> (N, 1, H, W)."""
+        if mask_feature.device.type == "cpu" and not (torch.is_grad_enabled() or torch.compiler.is_compiling()):
+            return self._dot_in_bands(mask_feature, weights)
         hidden = F.gelu(self.norm.forward_last(conv3x3(self.conv1, mask_feature)))
         return conv3x3_dot(self.conv2, hidden, weights)
+
+    def _dot_in_bands(self, mask_feature: Tensor, weights: Tensor) -> Tensor:
+        """The same, band by band of rows: the hidden layer, 17 MB a prompt, never leaves the cache."""
+        n, height, width, _ = mask_feature.shape
+        kernel = dot_kernel(self.conv2, weights)
+        rows = max(1, _BAND // max(1, n * width))
+        total: Tensor | None = None
+        for top in range(0, height, rows):
+            end = min(top + rows, height)
+            seen = F.pad(mask_feature[:, max(top - 1, 0) : end + 1], (0, 0, 0, 0, int(top == 0), int(end == height)))
+            hidden = F.conv2d(seen.permute(0, 3, 1, 2), self.conv1.weight, self.conv1.bias, padding=(0, 1))
+            hidden = gelu(self.norm.forward_last(hidden.permute(0, 2, 3, 1)))
+            added = scatter3x3(kernel, hidden)
+            if total is None:  # its number type is that of the layers' output, which autocast may choose
+                total = added.new_zeros((n, 1, height + 2, width))
+            total[:, :, top : end + 2] += added
+        if total is None:
+            raise ValueError("a mask feature has at least one row")
+        bias = 0.0 if self.conv2.bias is None else (weights @ self.conv2.bias).view(-1, 1, 1, 1)
+        return total[:, :, 1:-1] + bias
 
 
 class HQHead(nn.Module):

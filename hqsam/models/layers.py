@@ -6,6 +6,7 @@ transposed convolution is one matrix product, and the mask is a product of the f
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -42,6 +43,13 @@ class MLP(nn.Module):
         return out
 
 
+def gelu(x: Tensor) -> Tensor:
+    """GELU, in place where nobody will ask for the gradient: a new map of this size costs as much as the function."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return F.gelu(x)
+    return torch.ops.aten.gelu_(x)  # type: ignore[no-any-return]
+
+
 def upsample2x(conv: nn.ConvTranspose2d, x: Tensor) -> Tensor:
     """Apply a 2x2, stride-2 transposed convolution to a channels-last map.
 
@@ -73,7 +81,7 @@ class Upsample4x(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, h, w, C) -> (N, 4h, 4w, D)."""
-        return upsample2x(self.up2, F.gelu(self.norm.forward_last(upsample2x(self.up1, x))))
+        return upsample2x(self.up2, gelu(self.norm.forward_last(upsample2x(self.up1, x))))
 
 
 def conv3x3(conv: nn.Conv2d, x: Tensor) -> Tensor:
@@ -97,11 +105,33 @@ def conv3x3_dot(conv: nn.Conv2d, x: Tensor, weights: Tensor) -> Tensor:
     Returns:
         (N, 1, H, W).
     """
-    n, h, w, c = x.shape
-    flipped = conv.weight.flip((2, 3)).permute(0, 2, 3, 1).flatten(1)  # (D, 9C)
-    kernel = (weights @ flipped).view(n, 9, c)
-    taps = kernel @ x.reshape(n, h * w, c).transpose(1, 2)  # (N, 9, HW)
-    out = F.fold(taps, (h, w), kernel_size=3, padding=1)
+    out = F.fold(_taps(dot_kernel(conv, weights), x), x.shape[1:3], kernel_size=3, padding=1)
     if conv.bias is None:
         return out
-    return out + (weights @ conv.bias).view(n, 1, 1, 1)
+    return out + (weights @ conv.bias).view(-1, 1, 1, 1)
+
+
+def dot_kernel(conv: nn.Conv2d, weights: Tensor) -> Tensor:
+    """A 3x3 kernel whose output channels are summed with per-sample weights (N, D): (N, 9, C), taps flipped."""
+    flipped = conv.weight.flip((2, 3)).permute(0, 2, 3, 1).flatten(1)  # (D, 9C)
+    return (weights @ flipped).view(weights.shape[0], 9, conv.in_channels)
+
+
+def scatter3x3(kernel: Tensor, x: Tensor) -> Tensor:
+    """What rows of a map add to the rows around them in a 3x3 convolution with one output channel.
+
+    Args:
+        kernel: (N, 9, C) from `dot_kernel`.
+        x: (N, H, W, C).
+
+    Returns:
+        (N, 1, H + 2, W): the first and the last row are those above and below.
+    """
+    _, h, w, _ = x.shape
+    return F.fold(_taps(kernel, x), (h + 2, w), kernel_size=3, padding=(0, 1))
+
+
+def _taps(kernel: Tensor, x: Tensor) -> Tensor:
+    """(N, 9, C) and (N, H, W, C) -> (N, 9, H * W)."""
+    n, h, w, c = x.shape
+    return kernel @ x.reshape(n, h * w, c).transpose(1, 2)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hqsam.models.layers import MLP, Upsample4x
+from hqsam.models.layers import MLP, Upsample4x, gelu
 from hqsam.models.transformer import TwoWayTransformer
 from hqsam.types import DecoderOutput
 
@@ -119,7 +119,7 @@ class MaskDecoder(nn.Module):
             rows = (best > floor.iou).nonzero()[:, 0]
             tokens, image = tokens[rows], image[rows]
         return TrunkOutput(
-            F.gelu(self.upscaling(image.unflatten(1, grid))),
+            gelu(self.upscaling(image.unflatten(1, grid))),
             tokens[:, 0],
             tokens[:, 1 : 1 + NUM_CANDIDATES],
             tokens[:, 1 + NUM_CANDIDATES : num_outputs],

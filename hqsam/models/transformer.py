@@ -8,6 +8,7 @@ and are assigned to prompts by `image_index`; afterwards they have N rows.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,6 +24,7 @@ class Attention(nn.Module):
         if inner % num_heads:
             raise ValueError(f"attention width {inner} must be divisible by its {num_heads} heads")
         self.num_heads = num_heads
+        self._scale = (inner // num_heads) ** -0.5
         self.q_proj = nn.Linear(dim, inner)
         self.k_proj = nn.Linear(dim, inner)
         self.v_proj = nn.Linear(dim, inner)
@@ -58,6 +60,73 @@ class Attention(nn.Module):
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         projected: Tensor = self.out_proj(out.transpose(1, 2).flatten(2))
         return projected
+
+    def read(self, tokens: Tensor, keys: Tensor, image: Tensor) -> Tensor:
+        """Attend from few tokens to the many positions of an image.
+
+        The projections of keys and values are linear, so that they can be applied to the tokens' side: scores are
+        products of the unprojected image with each head's queries, brought back to the width of the image, and values
+        are projected after they were averaged. With 8 tokens that is half the arithmetic, and nothing of the image's
+        size is made. Exact up to rounding.
+
+        Args:
+            tokens: (N, T, C).
+            keys: (N, P, C), or one row for all.
+            image: (N, P, C) values, like `keys`.
+
+        Returns:
+            (N, T, C).
+        """
+        if not self._is_short(tokens, keys):
+            return self.attend(self.q_proj(tokens), self.k_proj(keys), self.v_proj(image))
+        n, count, width = tokens.shape
+        queries = self._by_head(self.q_proj, tokens) * self._scale
+        key, value = (layer.weight.view(self.num_heads, -1, width) for layer in (self.k_proj, self.v_proj))
+        wanted = (queries @ key).reshape(keys.shape[0], -1, width)
+        shift = (queries @ self.k_proj.bias.view(self.num_heads, -1, 1)).reshape(keys.shape[0], -1, 1)
+        scores = torch.baddbmm(shift, wanted, keys.transpose(1, 2))
+        mixed = (scores.softmax(dim=-1) @ image).view(n, self.num_heads, count, width)
+        out = (mixed @ value.transpose(1, 2)).transpose(1, 2).flatten(2)
+        projected: Tensor = self.out_proj(out + self.v_proj.bias)
+        return projected
+
+    def write(self, image: Tensor, queries: Tensor, keys: Tensor, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Add to the many positions of an image what they read from few tokens; projections are moved as in `read`.
+
+        Args:
+            image: (N, P, C), or one row for all.
+            queries: (N, P, C), like `image`.
+            keys: (N, T, C).
+            tokens: (N, T, C) values.
+            keep: (N, T) bool, False where a token must be ignored.
+
+        Returns:
+            (N, P, C), the sum.
+        """
+        if not self._is_short(keys, keys):
+            return image + self.attend(self.q_proj(queries), self.k_proj(keys), self.v_proj(tokens), keep)
+        n, count, width = keys.shape
+        heads = self.num_heads
+        known = self._by_head(self.k_proj, keys) * self._scale
+        wanted = (known @ self.q_proj.weight.view(heads, -1, width)).reshape(queries.shape[0], -1, width)
+        shift = known @ self.q_proj.bias.view(heads, -1, 1)  # (N, heads, T, 1)
+        if keep is not None:
+            shift = shift.masked_fill(~keep[:, None, :, None], -torch.inf)
+        scores = torch.baddbmm(shift.reshape(queries.shape[0], -1, 1), wanted, queries.transpose(1, 2))
+        shares = scores.view(n, heads, count, -1).softmax(dim=2).flatten(1, 2)  # (N, heads * T, P)
+        told = self._by_head(self.v_proj, tokens)
+        values = (told @ self.out_proj.weight.t().view(heads, -1, width)).flatten(1, 2)
+        values = values + self.out_proj.bias / heads  # the shares of each head add up to one
+        return torch.baddbmm(image, shares.transpose(1, 2), values)
+
+    def _by_head(self, layer: nn.Module, tokens: Tensor) -> Tensor:
+        return self._split_heads(layer(tokens))
+
+    def _is_short(self, tokens: Tensor, others: Tensor) -> bool:
+        """Whether moving projections to the tokens' side is less work than projecting the other side's rows."""
+        if torch.compiler.is_compiling():  # a graph is for any number of tokens
+            return True
+        return tokens.shape[0] * tokens.shape[1] * self.num_heads <= others.shape[0] * self.q_proj.out_features
 
     def _split_heads(self, x: Tensor) -> Tensor:
         n, length, width = x.shape
@@ -111,14 +180,16 @@ class TwoWayBlock(nn.Module):
 
         positioned = image + image_pe
         to_image = self.token_to_image
-        k, v = _rows(to_image.k_proj(positioned), image_index), _rows(to_image.v_proj(image), image_index)
-        tokens = self.norm2(tokens + to_image.attend(to_image.q_proj(tokens + token_pe), k, v))
+        if image_index is None:
+            read = to_image.read(tokens + token_pe, positioned, image)
+        else:  # prompts of several images: keys and values are projected before they are repeated
+            k, v = _rows(to_image.k_proj(positioned), image_index), _rows(to_image.v_proj(image), image_index)
+            read = to_image.attend(to_image.q_proj(tokens + token_pe), k, v)
+        tokens = self.norm2(tokens + read)
         tokens = self.norm3(tokens + self.mlp(tokens))
 
-        to_token = self.image_to_token
-        q = _rows(to_token.q_proj(positioned), image_index)
-        update = to_token.attend(q, to_token.k_proj(tokens + token_pe), to_token.v_proj(tokens), keep)
-        return tokens, self.norm4(_rows(image, image_index) + update)
+        image, positioned = _rows(image, image_index), _rows(positioned, image_index)
+        return tokens, self.norm4(self.image_to_token.write(image, positioned, tokens + token_pe, tokens, keep))
 
 
 class TwoWayTransformer(nn.Module):
@@ -155,7 +226,7 @@ class TwoWayTransformer(nn.Module):
         for layer in self.layers:
             tokens, image = layer(tokens, image, token_pe, image_pe, keep=keep, image_index=image_index)
             image_index = None
-        read = self.final_token_to_image(tokens + token_pe, image + image_pe, image)
+        read = self.final_token_to_image.read(tokens + token_pe, image + image_pe, image)
         return self.final_norm(tokens + read), image
 
 

@@ -276,8 +276,9 @@ def _absolute(checkpoint: str | None) -> str | None:
 @contextlib.contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
     """Hold the lock of a folder of rounds."""
-    try:
-        with locked(folder / ".lock", wait=False):
-            yield
-    except BlockingIOError as error:
-        raise DataError(f"another round is running in {folder}") from error
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / ".lock", wait=False))
+        except BlockingIOError as error:
+            raise DataError(f"another round is running in {folder}") from error
+        yield

@@ -20,6 +20,7 @@ from hqsam.serve.files import FileFolder
 logger = logging.getLogger(__name__)
 
 _PACKAGE = Path("node_modules", "onnxruntime-web", "dist")
+_RUNTIME_KINDS = (".js", ".mjs", ".wasm", ".map")
 _NO_RUNTIME = (
     "no onnxruntime-web: npm install --prefix DIR onnxruntime-web, and start the server with --runtime DIR (or put its "
     "files into runtime in the cache folder)"
@@ -40,7 +41,7 @@ class BrowserDecoder:
 
     def __init__(self, pickled: Callable[[], bytes], path: Path, runtime: Path, name: str) -> None:
         self.pickled, self.path, self.name = pickled, path, name
-        self.runtime = FileFolder(runtime / _PACKAGE if (runtime / _PACKAGE).is_dir() else runtime)
+        self.runtime = FileFolder(runtime / _PACKAGE if (runtime / _PACKAGE).is_dir() else runtime, _RUNTIME_KINDS)
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._process: Any = None

@@ -112,12 +112,8 @@ class Embeddings:
         for picture in pictures[: self.capacity]:
             self._prepare(picture)
 
-    def predictor(self, picture: Picture, job: Job[Any] | None = None) -> SamPredictor:
-        """A predictor whose image is set. On the worker's thread alone.
-
-        Args:
-            picture: the picture.
-            job: the one that asks: more urgent ones are done between two layers of the encoder.
+    def predictor(self, picture: Picture) -> SamPredictor:
+        """A predictor whose image is set. On the worker's thread alone, which does more urgent jobs between two layers.
 
         Raises:
             DataError: the picture cannot be read.
@@ -125,8 +121,7 @@ class Embeddings:
         found = self._predictors.get(picture.id)
         if found is None:
             found = SamPredictor(self.model)
-            features = self._features(picture, job)
-            found.load_features(features)
+            found.load_features(self._features(picture))
             self._predictors[picture.id] = found
             while len(self._predictors) > self.capacity:
                 self._predictors.popitem(last=False)
@@ -141,7 +136,7 @@ class Embeddings:
         with self._lock:
             job = self._jobs[picture.id]
         try:
-            predictor = self.predictor(picture, job)
+            predictor = self.predictor(picture)
         finally:
             with self._lock:
                 del self._jobs[picture.id]
@@ -149,12 +144,12 @@ class Embeddings:
             self.encoded(picture)
         return predictor
 
-    def _features(self, picture: Picture, job: Job[Any] | None) -> PredictorFeatures:
+    def _features(self, picture: Picture) -> PredictorFeatures:
         image, path = picture.read(), self.path(picture)
         features = self._from_disk(path, image)
         if features is None:
             predictor = SamPredictor(self.model)
-            with _pausing(self.model.image_encoder, lambda: self._pause(job)):
+            with _pausing(self.model.image_encoder, self.worker.run_more_urgent):
                 predictor.set_image(image)
             features = _with_dtype(predictor.get_features(), torch.float16)
             try:
@@ -162,10 +157,6 @@ class Embeddings:
             except OutputError as error:  # a full disk makes the next start slower, and no more
                 logger.warning("%s", error)
         return _with_dtype(features, self.model.dtype)
-
-    def _pause(self, job: Job[Any] | None) -> None:
-        if job is not None:
-            self.worker.run_more_urgent(job.urgency)
 
     def _from_disk(self, path: Path, image: NDArray[np.uint8]) -> PredictorFeatures | None:
         if not path.is_file():

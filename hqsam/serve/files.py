@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 MEDIA_TYPES = {
@@ -22,10 +23,15 @@ MEDIA_TYPES = {
 
 
 class FileFolder:
-    """The files of a folder and those below, without links and without hidden ones."""
+    """The files of a folder and those below, without links and without hidden ones.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Args:
+        folder: may come into being later.
+        kinds: suffixes of the files that are handed out.
+    """
+
+    def __init__(self, folder: Path, kinds: Collection[str] = MEDIA_TYPES.keys()) -> None:
+        self.folder, self.kinds = folder, kinds
         self._found: dict[str, Path] = {}
 
     def names(self) -> list[str]:
@@ -33,7 +39,7 @@ class FileFolder:
         self._found = {
             path.relative_to(self.folder).as_posix(): path
             for path in (sorted(self.folder.rglob("*")) if self.folder.is_dir() else ())
-            if path.suffix in MEDIA_TYPES and path.is_file() and self._is_own(path)
+            if path.suffix in self.kinds and path.is_file() and self._is_own(path)
         }
         return list(self._found)
 

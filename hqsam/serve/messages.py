@@ -68,7 +68,7 @@ class MaskObject(BaseModel):
     source: Source
     score: Annotated[float, Field(allow_inf_nan=False)] | None = None
     prompts: PromptsMessage | None = None
-    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    seconds: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] | None = None
 
     def described(self, height: int, width: int) -> dict[str, Any]:
         """The object for the page, with `bbox` [x, y, width, height] and `area` in pixels."""

@@ -28,6 +28,10 @@ MAX_PIXELS = 150_000_000
 THUMBNAIL_SIDE = 256
 _BROWSER_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 _EXIF_ORIENTATION = 274
+_PNG_SIGNATURE = 8
+"""Bytes of a PNG before its first chunk."""
+_PNG_TEXTS = frozenset({b"eXIf", b"tEXt", b"zTXt", b"iTXt"})
+"""Chunks that may tell the orientation."""
 
 
 @dataclass(frozen=True)
@@ -193,15 +197,38 @@ def _header(path: Path) -> tuple[int, int, str | None] | None:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+            if width * height > MAX_PIXELS or 0 in (width, height):
+                return None
+            orientation = _orientation(image, path)
             shown = _BROWSER_TYPES.get(image.format or "") if _is_shown_alike(image, orientation) else None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return None
-    if width * height > MAX_PIXELS or 0 in (width, height):
         return None
     return (width, height, shown) if orientation in (5, 6, 7, 8) else (height, width, shown)
 
 
-def _is_shown_alike(image: Image, orientation: int) -> bool:
+def _orientation(image: Image, path: Path) -> int | None:
+    """The EXIF orientation, without decoding the pixels, as Pillow does to look for what a PNG says behind them."""
+    from PIL import Image
+
+    exif = image.getexif() if image.format != "PNG" or _has_text_at_the_end(path) else Image.Image.getexif(image)
+    found: int | None = exif.get(_EXIF_ORIENTATION, 1)
+    return found
+
+
+def _has_text_at_the_end(path: Path) -> bool:
+    """Whether a PNG says something about itself behind its pixels."""
+    seen = False
+    with path.open("rb") as file:
+        file.seek(_PNG_SIGNATURE)
+        while len(head := file.read(8)) == 8:
+            length, kind = int.from_bytes(head[:4], "big"), head[4:]
+            seen = seen or kind == b"IDAT"
+            if seen and kind in _PNG_TEXTS:
+                return True
+            file.seek(length + 4, os.SEEK_CUR)  # and its checksum
+    return False
+
+
+def _is_shown_alike(image: Image, orientation: int | None) -> bool:
     """Whether a browser shows what `read_image` reads: turned pictures as JPEG alone, and no moving ones."""
     return (orientation in (None, 1) or image.format == "JPEG") and getattr(image, "n_frames", 1) == 1

@@ -20,6 +20,7 @@ from hqsam.serve.messages import MAX_OBJECTS, MaskObject, RleMessage, Source
 from hqsam.serve.pictures import Picture
 from hqsam.serve.store import Annotations, AnnotationStore, DamagedFileError, Proposal
 from hqsam.serve.worker import Job, Urgency, Worker
+from hqsam.types import Refine
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ class Proposer:
         with self._lock:
             job = self._jobs[picture.id]
         try:
-            found = self._search(picture, job) if self.boxes is None else self._from_boxes(picture, job)
+            found = self._search(picture) if self.boxes is None else self._from_boxes(picture)
             return self._add(picture, found, only_fresh=job.urgency >= Urgency.HINT)
         except Exception as error:
             if job.urgency >= Urgency.HINT:  # nobody waits who could be told
@@ -104,30 +105,31 @@ class Proposer:
             with self._lock:
                 del self._jobs[picture.id]
 
-    def _search(self, picture: Picture, job: Job[Any]) -> list[_Found]:
-        predictor = self.embeddings.predictor(picture, job)
+    def _search(self, picture: Picture) -> list[_Found]:
+        predictor = self.embeddings.predictor(picture)
         generator = SamAutomaticMaskGenerator.preset(
             self.embeddings.model,
             "fast",
             output_mode="coco_rle",
             points_per_batch=self._together,
-            progress=lambda *_: self.worker.run_more_urgent(job.urgency),
+            progress=lambda *_: self.worker.run_more_urgent(),
         )
         records = generator.generate(picture.read(), features=predictor.get_features())
         return [_Found(_rle(record["segmentation"]), record["predicted_iou"], "") for record in records]
 
-    def _from_boxes(self, picture: Picture, job: Job[Any]) -> list[_Found]:
+    def _from_boxes(self, picture: Picture) -> list[_Found]:
         given = (self.boxes or {}).get(picture.id)
         if given is None:
             return []
-        predictor = self.embeddings.predictor(picture, job)
-        return list(self._segmented(predictor, given, job))
+        return list(self._segmented(self.embeddings.predictor(picture), given))
 
-    def _segmented(self, predictor: SamPredictor, given: ImageBoxes, job: Job[Any]) -> Iterator[_Found]:
+    def _segmented(self, predictor: SamPredictor, given: ImageBoxes) -> Iterator[_Found]:
+        # Zooming needs the pixels of the picture, of which only the features are kept.
+        refine: Refine = "again" if predictor.model.default_refine in ("again", "again+zoom") else "none"
         for start in range(0, len(given.boxes), self._together):
-            self.worker.run_more_urgent(job.urgency)
+            self.worker.run_more_urgent()
             boxes = given.boxes[start : start + self._together]
-            masks, scores, _ = predictor.predict(box=boxes, multimask_output=False)
+            masks, scores, _ = predictor.predict(box=boxes, multimask_output=False, refine=refine)
             rows = zip(encode_masks(masks[:, 0]), scores[:, 0].tolist(), given.categories[start:], strict=False)
             for rle, score, category in rows:
                 yield _Found(rle, score, self.labels[category - 1] if self.labels else "")

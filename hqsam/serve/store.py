@@ -191,7 +191,8 @@ class AnnotationStore:
             OutputError: the file cannot be written; the old one stays.
         """
         with locked(self.folder / ".lock"):
-            self._known.pop(picture.id, None)  # what is compared with is what is there, whatever its file looks like
+            with self._lock:  # what is compared with is what is there, whatever its file looks like
+                self._known.pop(picture.id, None)
             current = self.load(picture)
             changed = change(current)
             if changed is current:

@@ -23,6 +23,10 @@ class Urgency(IntEnum):
     IDLE = 4
 
 
+class ClosedError(BaseException):
+    """The server ends, and a job that runs is given up. No `Exception`: no job is to take it for its own problem."""
+
+
 class Job(Generic[_T]):
     """Something to do with the model, and its result."""
 
@@ -33,7 +37,7 @@ class Job(Generic[_T]):
 
     def run(self) -> None:
         """Do it, unless it was called off or done by way of another entry in the queue."""
-        if self.started or not self.future.set_running_or_notify_cancel():
+        if self.started or self.future.cancelled() or not self.future.set_running_or_notify_cancel():
             return
         self.started = True
         try:
@@ -50,6 +54,7 @@ class Worker:
         self._numbers = itertools.count()
         self._changed = threading.Condition()
         self._closed = False
+        self._running: list[Job[Any]] = []  # each within the one before
         self._thread = threading.Thread(target=self._loop, name="hqsam-model", daemon=True)
 
     def start(self) -> None:
@@ -69,13 +74,19 @@ class Worker:
             if not job.started:
                 self._put(job, urgency)
 
-    def run_more_urgent(self, urgency: Urgency) -> None:
-        """For long jobs, from within: do what came meanwhile and cannot wait."""
-        while (job := self._take(urgency)) is not None:
-            job.run()
+    def run_more_urgent(self) -> None:
+        """For long jobs, from within: do what came meanwhile and is more urgent than everything that has begun.
+
+        Raises:
+            ClosedError: the worker was closed.
+        """
+        if self._closed:
+            raise ClosedError("the server ends")
+        while (job := self._take()) is not None:
+            self._run(job)
 
     def close(self) -> None:
-        """Call off what has not begun, and wait for what has."""
+        """Call off what has not begun; what has ends where it next looks for more urgent work."""
         with self._changed:
             self._closed = True
             for _, _, job in self._queue:
@@ -93,11 +104,19 @@ class Worker:
             heapq.heappush(self._queue, (urgency, next(self._numbers), job))
             self._changed.notify_all()
 
-    def _take(self, below: Urgency) -> Job[Any] | None:
+    def _take(self) -> Job[Any] | None:
+        begun = min((job.urgency for job in self._running), default=Urgency.PROMPT)
         with self._changed:
-            if self._queue and self._queue[0][0] < below:
+            if self._queue and self._queue[0][0] < begun:
                 return heapq.heappop(self._queue)[2]
             return None
+
+    def _run(self, job: Job[Any]) -> None:
+        self._running.append(job)
+        try:
+            job.run()
+        finally:
+            self._running.pop()
 
     def _loop(self) -> None:
         while True:
@@ -106,4 +125,4 @@ class Worker:
                 if self._closed:
                     return
                 job = heapq.heappop(self._queue)[2]
-            job.run()
+            self._run(job)

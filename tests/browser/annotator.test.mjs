@@ -94,6 +94,40 @@ test("a point outside needs something to take away from", async () => {
   assert.deepEqual([objects().length, predictor.asked.length], [0, 0]);
 });
 
+test("an object that is finished before its mask has come gets no later clicks", async () => {
+  annotator.click(1, 1, 1);
+  annotator.finish();
+  await annotator.click(4, 4, 1);
+  assert.deepEqual(objects().map(({ prompts }) => prompts.points), [[[1, 1, 1]], [[4, 4, 1]]]);
+});
+
+test("an object that is selected while a mask is awaited stays selected", async () => {
+  annotator.stroked("o", square(5, 5));
+  const clicked = annotator.click(1, 1, 1);
+  annotator.select("o");
+  await clicked;
+  await new Promise(setImmediate);
+  assert.deepEqual([document.now.selected, document.now.draft], ["o", null]);
+});
+
+test("an object that is deleted, or undone, while its next mask is awaited stays away", async () => {
+  await annotator.click(1, 1, 1);
+  let clicked = annotator.click(2, 2, 1);
+  annotator.remove(objects()[0].id);
+  await clicked;
+  assert.equal(objects().length, 0);
+  await annotator.click(1, 1, 1);
+  clicked = annotator.click(2, 2, 1);
+  document.undo();
+  await clicked;
+  assert.equal(objects().length, 0);
+});
+
+test("what history holds of an answer is not its masks", async () => {
+  await annotator.click(1, 1, 1);
+  assert.deepEqual(Object.keys(document.now.draft.answer).sort(), ["count", "source", "token"]);
+});
+
 test("a prompt whose mask is empty changes nothing", async () => {
   const said = [];
   annotator.addEventListener("message", ({ detail }) => said.push(detail));
@@ -162,6 +196,12 @@ test("the label of the last object is that of the next one", () => {
   annotator.finish();
   annotator.stroked("n", square(3, 3));
   assert.deepEqual(objects().map(({ label }) => label), ["cat", "cat"]);
+});
+
+test("a long label ends with a whole letter", () => {
+  annotator.stroked("o", square(0, 0));
+  annotator.setLabel("o", "x".repeat(199) + "🐈🐈");
+  assert.equal(objects()[0].label, "x".repeat(199) + "🐈");
 });
 
 test("of objects at a pixel the smallest is selected", () => {

@@ -95,6 +95,29 @@ test("an answer that was lost is no conflict", async () => {
   assert.ok(await document.flush());
 });
 
+test("what was changed after an answer was lost is no conflict either", async () => {
+  server.failures = ["lost answer", "offline"];
+  add("a");
+  await new Promise(setImmediate);
+  document.apply({ objects: [object("old"), object("a", "later")] });
+  assert.ok(await document.flush());
+  assert.deepEqual(server.current.objects.map(({ id, label }) => id + label), ["old", "alater"]);
+});
+
+test("an action while the last one is reported as saved is saved too", async () => {
+  let once = false;
+  document.addEventListener("saved", () => {
+    if (document.saved.state !== "saved" || once) return;
+    once = true;
+    add("b");
+  });
+  add("a");
+  await document.flush();
+  await document.flush();
+  assert.deepEqual(server.current.objects.map(({ id }) => id), ["old", "a", "b"]);
+  assert.ok(document.isSaved);
+});
+
 test("what the server refuses is shown and not repeated", async () => {
   server.failures = [422];
   add("a");
@@ -131,6 +154,78 @@ test("a conflict is never written over: keep both", async () => {
   assert.ok(await document.flush());
   assert.deepEqual(ids(document), ["old!", "theirs", "mine", "more"]);
   assert.equal(server.current.revision, 10);
+});
+
+test("what was undone before somebody else's annotations were taken cannot be done again over them", async () => {
+  add("undone");
+  await document.flush();
+  server.current = { ...server.current, revision: 9, objects: [object("theirs")] };
+  document.undo();
+  assert.ok(!(await document.flush()));
+  document.takeTheirs();
+  assert.ok(!document.canRedo);
+});
+
+const proposal = (id) => ({ ...object(id), status: "proposed", source: "proposal" });
+
+test("proposals that the server made meanwhile are no conflict", async () => {
+  let told = 0;
+  document.addEventListener("conflict", () => told++);
+  server.current = { ...server.current, revision: 4, objects: [object("old"), proposal("p")] };
+  add("mine");
+  document.look({ selected: "mine" });
+  assert.ok(await document.flush());
+  assert.deepEqual([told, document.now.selected, ids(document)], [0, "mine", ["old", "mine", "p"]]);
+  assert.deepEqual(server.current.objects.map(({ id }) => id), ["old", "mine", "p"]);
+  document.undo(); // the action, and not the proposals that came with it
+  assert.deepEqual(ids(document), ["old", "p"]);
+  assert.ok(await document.flush());
+});
+
+test("a proposal that was deleted here does not come back", async () => {
+  server.current = { ...server.current, revision: 4, objects: [object("old"), proposal("p")] };
+  await document.refresh();
+  server.current = { ...server.current, revision: 5, state: "done" };
+  document.apply({ objects: [object("old")] });
+  await document.flush();
+  assert.deepEqual([Boolean(document.conflict), ids(document)], [true, ["old"]]);
+});
+
+test("what is being clicked stays so when proposals are taken", async () => {
+  add("mine");
+  await document.flush();
+  const draft = { id: "mine", points: [[0, 0, 1]] };
+  document.look({ selected: "mine", draft });
+  server.current = { ...server.current, revision: 5, objects: [...server.current.objects, proposal("p")] };
+  await document.refresh();
+  assert.deepEqual([ids(document), document.now.selected, document.now.draft], [["old", "mine", "p"], "mine", draft]);
+  server.current = { ...server.current, revision: 6, objects: [object("mine", "changed")] };
+  await document.refresh();
+  assert.deepEqual([document.now.selected, document.now.draft], [null, null]);
+});
+
+test("proposals beside a change of somebody else's are one", async () => {
+  server.current = { ...server.current, revision: 4, objects: [object("old", "theirs"), proposal("p")] };
+  add("mine");
+  assert.ok(!(await document.flush()));
+  assert.ok(document.conflict);
+});
+
+test("an answer from before the last action is not taken for the newest annotations", async () => {
+  const { fetch } = globalThis;
+  let release;
+  const held = new Promise((resolve) => (release = resolve));
+  globalThis.fetch = async (path, options) => {
+    const answer = await fetch(path, options);
+    if (options.method === "GET") await held;
+    return answer;
+  };
+  const refreshed = document.refresh();
+  add("a");
+  assert.ok(await document.flush());
+  release();
+  await refreshed;
+  assert.deepEqual(ids(document), ["old", "a"]);
 });
 
 test("newer annotations of the server can be taken as an action", async () => {

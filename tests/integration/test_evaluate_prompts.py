@@ -115,6 +115,20 @@ def test_the_numbers_are_the_predictors(model: Sam, pack: Path) -> None:
     assert records["boxes"]["noise0"] == mask_iou(masks[0], truth)
 
 
+def test_a_recommended_refinement_changes_no_clicks_and_no_mattes(
+    model: Sam, pack: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What these protocols say of themselves names no refinement."""
+    options = ClickOptions(prompts=("clicks", "boxes"), clicks=3, noise=(0.0,), columns=("sum",))
+
+    def both() -> list[dict[str, Any]]:
+        return [done(ClickTask(model, open_dataset(pack), options)), done(MatteTask(model, open_dataset(pack)))]
+
+    before = both()
+    monkeypatch.setattr(model, "default_refine", "again")
+    assert both() == before
+
+
 def test_draws_depend_on_the_seed_and_the_object_alone(model: Sam, pack: Path) -> None:
     def run(seed: int, order: int = 1) -> dict[str, Any]:
         options = ClickOptions(prompts=("points", "boxes"), points=(2,), noise=(0.4,), seed=seed, columns=("sam",))

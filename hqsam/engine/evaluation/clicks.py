@@ -234,12 +234,12 @@ class ClickTask:
     ) -> tuple[NDArray[np.bool_], dict[ScoreSource, NDArray[np.float32]], NDArray[np.float32]]:
         """(C, H, W) masks, their scores by source (the one in use first), (C, 4h, 4w) logits."""
         first = self.scores[column]
-        masks, scores, low = self.predictor.predict(**prompt, fusion=column, score=first)
+        masks, scores, low = self.predictor.predict(**prompt, fusion=column, score=first, refine="none")
         found = {first: scores}
         has_own = column != "sam" and self.predictor.model.score_head is not None
         for source in SCORE_SOURCES if self.options.correlation and has_own else ():
             if source != first:
-                found[source] = self.predictor.predict(**prompt, fusion=column, score=source)[1]
+                found[source] = self.predictor.predict(**prompt, fusion=column, score=source, refine="none")[1]
         return masks, found, low
 
     def describe(self) -> Mapping[str, Any]:

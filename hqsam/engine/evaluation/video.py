@@ -274,6 +274,7 @@ class VideoTask:
                 multimask_output=False,
                 return_logits=True,
                 fusion=column,
+                refine="none",
             )
             yield from zip(chunk, masks[:, 0], strict=True)
 

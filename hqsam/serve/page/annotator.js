@@ -2,9 +2,10 @@
  * What the user does to an image: prompts, brush, proposals, labels. Knows the document and the predictor, and nothing
  * of the page; what the page shows beside the document is told by the events "preview", "pending" and "message".
  *
- * The draft is the object that clicks go to: {id, points, box, answer, chosen, candidate, fed}. `chosen` is the place of
- * its mask in the answer; `candidate` is null where the model's score chose; `fed` is what of an earlier answer the
- * model was given with the prompts, {answer, candidate}.
+ * The draft is the object that clicks go to: {id, points, box, answer, chosen, candidate, fed}. `answer` is the model's,
+ * {source, token, count of masks}: without the masks, which history would keep; `chosen` is the place of the object's
+ * among them; `candidate` is null where the model's score chose; `fed` is what of an earlier answer the model was given
+ * with the prompts, {answer, candidate}.
  */
 import { newId } from "./document.js";
 import { decodeRle, encodeRle, maskArea, maskHas } from "./rle.js";
@@ -38,6 +39,8 @@ export class Annotator extends EventTarget {
     this.unhover();
     this.document = document;
     this.pending = [];
+    this.pendingBox = null;
+    this.#masks = new WeakMap(); // of the images before; they would fill the memory
     this.#worked = 0;
   }
 
@@ -103,7 +106,7 @@ export class Annotator extends EventTarget {
   box(box) {
     this.unhover();
     this.pendingBox = box;
-    return this.#enqueue([], () => ({ ...emptyDraft(), box }));
+    return this.#enqueue([], () => ({ ...emptyDraft(), box }), null, null);
   }
 
   /** Choose among SAM's three candidates, 0 to 2, or leave it to the model with null. */
@@ -119,14 +122,15 @@ export class Annotator extends EventTarget {
     return this.#enqueue([], (draft) => draft);
   }
 
-  /** One after the other: each prompt may feed back the answer to the one before it. */
-  #enqueue(points, change, seen = null) {
+  /** One after the other: each prompt may feed back the answer to the one before it. `target` is the object's id. */
+  #enqueue(points, change, seen = null, target = this.document.now.draft?.id) {
     const { document } = this;
     this.pending = [...this.pending, ...points];
     this.waiting++;
     this.#tell("pending");
     const run = async () => {
       try {
+        if (target && !document.object(target)) return; // deleted meanwhile, or undone
         await this.#answer(document, change(document.now.draft ?? emptyDraft()), seen);
       } catch (error) {
         this.#say(error.message);
@@ -144,9 +148,11 @@ export class Annotator extends EventTarget {
     const { fusion } = this;
     const isAmbiguous = points.length === 1 && points[0][2] === 1 && !box && !fed;
     const prompt = { points, box, previous: fed, fusion, multimask: isAmbiguous || candidate !== null };
+    const wasThere = document.object(draft.id);
     const isSeen = isAmbiguous && seen?.fusion === fusion && seen.x === points[0][0] && seen.y === points[0][1];
     const answer = isSeen ? seen.answer : await this.predictor.predict(document.image, prompt);
     if (!isSeen) this.#tell("answer", answer);
+    if (wasThere && !document.object(draft.id)) return undefined; // likewise
     const chosen = choose(answer, candidate);
     const { mask, rle, score } = answer.masks[chosen];
     if (!maskArea(mask)) return this.#say("The model finds no object for this.");
@@ -158,7 +164,8 @@ export class Annotator extends EventTarget {
       score,
       prompts: { points, box },
     };
-    this.#put(document, object, { ...draft, answer, chosen });
+    const { source, token, masks } = answer;
+    return this.#put(document, object, { ...draft, answer: { source, token, count: masks.length }, chosen });
   }
 
   #newObject(document, id) {
@@ -173,6 +180,7 @@ export class Annotator extends EventTarget {
     const { objects } = document.now;
     const at = objects.findIndex((other) => other.id === object.id);
     const next = at < 0 ? [...objects, object] : objects.with(at, object);
+    if (at >= 0) this.#masks.delete(objects[at].rle); // undo decodes it again
     this.#commit(next, { selected: object.id, draft }, document);
   }
 
@@ -183,7 +191,14 @@ export class Annotator extends EventTarget {
 
   /** The object is as it should be: the next click begins another one. */
   finish() {
-    this.document.look({ selected: null, draft: null });
+    this.#leave({ selected: null, draft: null });
+  }
+
+  /** Leave the draft; behind prompts that still wait for their masks, which belong to it. */
+  #leave(change) {
+    const { document } = this;
+    if (this.waiting) this.#queue = this.#queue.then(() => document.look(change));
+    else document?.look(change);
   }
 
   /** Let clicks go to the selected object, from its prompts or else from its box. */
@@ -220,7 +235,7 @@ export class Annotator extends EventTarget {
   // Objects
 
   select(id) {
-    if (id !== this.document.now.selected) this.document.look({ selected: id, draft: null });
+    if (id !== this.document.now.selected || this.waiting) this.#leave({ selected: id, draft: null });
   }
 
   /** The smallest visible object at a pixel. */
@@ -240,7 +255,8 @@ export class Annotator extends EventTarget {
   }
 
   setLabel(id, text) {
-    const label = text.replace(/[\x00-\x1f\x7f]/g, " ").trim().slice(0, 200);
+    const letters = [...text.replace(/[\x00-\x1f\x7f]/g, " ").trim()]; // an emoji is not cut in two
+    const label = letters.slice(0, 200).join("");
     const { objects } = this.document.now;
     const object = this.document.object(id);
     if (!object) return; // deleted while its label was being written

@@ -21,6 +21,7 @@ let model; // fingerprint of its weights
 let provider;
 let opened; // what sessions are made from
 let isTried = false;
+let running = Promise.resolve();
 const embeddings = new Map();
 const answers = new Map();
 let lastAnswer = 0;
@@ -100,12 +101,19 @@ async function embed({ image, width, height, urls }) {
 async function isAble(kept) {
   isTried = true;
   try {
-    const output = await session.run({ ...kept.tensors, ...promptTensors(kept, [[0, 0, 1]], null, null) });
+    const output = await run({ ...kept.tensors, ...promptTensors(kept, [[0, 0, 1]], null, null) });
     if (output.iou_predictions.data.every(Number.isFinite)) return true;
   } catch (error) {
     if (provider === "wasm") throw error;
   }
   return provider === "wasm";
+}
+
+/** One after the other: on a graphics card a session refuses a second run beside the first, and a click follows hovers. */
+function run(inputs) {
+  const output = running.then(() => session.run(inputs));
+  running = output.catch(() => {});
+  return output;
 }
 
 async function tensorOf(url) {
@@ -142,7 +150,7 @@ async function predict({ image, points, box, previous, fusion, multimask }) {
   const begin = performance.now();
   const kept = embeddings.get(image);
   if (!kept) throw new Error("this image has no embedding here");
-  const output = await session.run({ ...kept.tensors, ...promptTensors(kept, points, box, previous) });
+  const output = await run({ ...kept.tensors, ...promptTensors(kept, points, box, previous) });
   const chosen = multimask ? MULTIPLE : SINGLE;
   let scores = chosen.map((candidate) => output.iou_predictions.data[candidate]);
   if (fusion === "hq") scores = [Math.max(...scores)]; // one mask, whichever of SAM's it would be added to

@@ -6,7 +6,7 @@
  * before the user has said what to do.
  */
 import { api, ApiError } from "./api.js";
-import { mergeObjects, plainObject, sameObjects } from "./merge.js";
+import { addedProposals, mergeObjects, plainObject, sameObjects } from "./merge.js";
 
 const LONGEST_HISTORY = 500;
 const LONGEST_WAIT_MS = 15000;
@@ -19,6 +19,7 @@ export class AnnotationDocument extends EventTarget {
   #dirty = false;
   #saving = null;
   #failures = 0;
+  #unanswered = []; // objects that were sent, and that the server may or may not have
 
   constructor(image) {
     super();
@@ -79,6 +80,7 @@ export class AnnotationDocument extends EventTarget {
   /** Throw away what the server does not have, and take what it has. */
   takeTheirs() {
     this.#past.push(this.now);
+    this.#future = [];
     this.#take(this.conflict);
     this.conflict = null;
     this.#dirty = false;
@@ -89,10 +91,10 @@ export class AnnotationDocument extends EventTarget {
   /** Keep the server's objects and ours. */
   keepBoth() {
     const theirs = this.conflict;
-    const objects = mergeObjects(this.#base, this.now.objects, theirs.objects.map(plainObject), newId);
+    const others = theirs.objects.map(plainObject);
+    const objects = mergeObjects(this.#base, this.now.objects, others, newId);
     this.conflict = null;
-    this.#base = theirs.objects.map(plainObject);
-    this.#revision = theirs.revision;
+    this.#accepted(theirs.revision, others);
     this.apply({ objects, draft: null });
   }
 
@@ -104,17 +106,22 @@ export class AnnotationDocument extends EventTarget {
 
   /** Take the server's newest annotations, as one action; only when everything is saved. */
   async refresh() {
+    const known = this.#revision;
     const newest = await api.annotations(this.image.id);
-    if (!this.isSaved || newest.revision === this.#revision) return;
-    this.#past.push(this.now);
+    if (!this.isSaved || this.#revision !== known || newest.revision === known) return;
+    const { now } = this;
+    this.#past.push(now);
     this.#future = [];
     this.#take(newest);
+    const current = this.object(now.selected);
+    if (current && sameObjects(current, now.objects.find(({ id }) => id === now.selected))) {
+      this.now = { ...this.now, selected: now.selected, draft: now.draft };
+    }
     this.#changed();
   }
 
   #take(annotations) {
-    this.#revision = annotations.revision;
-    this.#base = annotations.objects.map(plainObject);
+    this.#accepted(annotations.revision, annotations.objects.map(plainObject));
     this.now = { objects: this.#base, state: annotations.state, selected: null, draft: null };
   }
 
@@ -129,41 +136,70 @@ export class AnnotationDocument extends EventTarget {
     this.#changed();
     if (same) return;
     this.#dirty = true;
-    this.#saving ??= this.#save().finally(() => {
-      this.#saving = null;
-    });
+    if (!this.conflict) this.#saving ??= this.#save();
   }
 
   async #save() {
-    while (this.#dirty && !this.conflict) {
-      const { objects, state } = this.now;
-      this.#dirty = false;
-      this.#tell("saving");
-      try {
-        const { revision } = await api.save(this.image.id, { revision: this.#revision, state, objects });
-        this.#accepted(revision, objects);
-      } catch (error) {
-        this.#dirty = true;
-        if (!(await this.#failed(error, objects))) return;
-      }
+    let goesOn = true;
+    while (this.#dirty && goesOn) goesOn = await this.#send();
+    this.#saving = null; // before anybody is told, who may change something again
+    if (goesOn) this.#tell("saved");
+  }
+
+  /** Whether to go on. */
+  async #send() {
+    const { objects, state } = this.now;
+    this.#dirty = false;
+    this.#tell("saving");
+    try {
+      const { revision } = await api.save(this.image.id, { revision: this.#revision, state, objects });
+      this.#accepted(revision, objects);
+      return true;
+    } catch (error) {
+      this.#dirty = true;
+      return this.#failed(error, objects);
     }
-    if (!this.#dirty && !this.conflict) this.#tell("saved");
   }
 
   #accepted(revision, objects) {
     this.#revision = revision;
     this.#base = objects;
     this.#failures = 0;
+    this.#unanswered = [];
+  }
+
+  /** Whether the server has what we sent, or what we began with, and nothing else but proposals of its own. */
+  #isOurs({ revision, objects }, sent) {
+    const added = (known) => addedProposals(known, objects, this.#base);
+    let proposals = [sent, ...this.#unanswered].map(added).find(Boolean);
+    if (!proposals) {
+      proposals = added(this.#base);
+      if (!proposals?.length) return false; // somebody else may have changed the state
+    }
+    this.#accepted(revision, objects.map(plainObject)); // the answer was lost
+    if (proposals.length) this.#insert(proposals);
+    return true;
+  }
+
+  /** Add objects to what is on the screen and to all that undo and redo lead to. */
+  #insert(added) {
+    const longer = new Map(); // snapshots of the same objects stay snapshots of the same objects
+    const extend = (snapshot) => {
+      const { objects } = snapshot;
+      if (!longer.has(objects)) longer.set(objects, [...objects, ...added]);
+      return { ...snapshot, objects: longer.get(objects) };
+    };
+    this.#past = this.#past.map(extend);
+    this.#future = this.#future.map(extend);
+    this.now = extend(this.now);
+    this.#changed();
   }
 
   /** Whether to go on. */
   async #failed(error, objects) {
     if (error instanceof ApiError && error.status === 409 && error.body?.current) {
       const { current } = error.body;
-      if (sameObjects(current.objects, objects)) {
-        this.#accepted(current.revision, objects); // it had been written, only the answer was lost
-        return true;
-      }
+      if (this.#isOurs(current, objects)) return true;
       this.conflict = current;
       this.#tell("conflict", "Somebody else changed this image.");
       this.dispatchEvent(new Event("conflict"));
@@ -173,6 +209,7 @@ export class AnnotationDocument extends EventTarget {
       this.#tell("unsaved", error.message);
       return false;
     }
+    if (this.#unanswered.at(-1) !== objects) this.#unanswered.push(objects);
     this.#tell("unsaved", `${error.message} Trying again.`);
     await online(Math.min(LONGEST_WAIT_MS, 500 * 2 ** this.#failures++));
     return true;

@@ -61,7 +61,8 @@ export function listen(groups, tools) {
     if (action) for (const key of keys.split(" ")) actions.set(key, action);
   }
   document.addEventListener("keydown", (event) => {
-    if (isTyping(event.target) || document.querySelector("dialog[open]:not(#help)")) return;
+    const dialog = document.querySelector("dialog[open]"); // nothing happens behind it
+    if (isTyping(event.target) || (dialog && !(dialog.id === "help" && event.key === "?"))) return;
     if (event.key === " " && (tools.isOver || !isControl(event.target))) {
       tools.setSpace(true);
       event.preventDefault();

@@ -80,7 +80,7 @@ export class Layers {
   #canvases;
   #contexts;
   #wanted = new Set();
-  #painted = new WeakMap(); // rle of an object -> {key, canvas, mask}
+  #painted = new Map(); // rle of an object that is shown -> {key, canvas}
 
   constructor(stage, view) {
     this.view = view;
@@ -112,6 +112,8 @@ export class Layers {
   setObjects(items) {
     const size = ({ w, h }) => w * h;
     this.objects = [...items].sort((one, two) => size(two.mask()) - size(one.mask()));
+    const shown = new Set(items.map(({ object }) => object.rle));
+    for (const rle of this.#painted.keys()) if (!shown.has(rle)) this.#painted.delete(rle);
     this.colours.show(items.map(({ object }) => this.colourKey(object)));
     this.draw("objects");
   }

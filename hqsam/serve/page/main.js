@@ -104,6 +104,7 @@ class Page {
     this.tools.cancel();
     this.annotator.open(document);
     this.layers.setPicture(picture);
+    this.#pictures.shown = document.image.id;
     this.view.setImage(document.image.width, document.image.height);
     this.stage.setAttribute("aria-label", `Picture ${document.image.name}`);
     byId("image-title").textContent = document.image.name;
@@ -159,7 +160,7 @@ class Page {
     overlay.points = [...(draft?.points ?? []), ...this.annotator.pending];
     overlay.box = this.annotator.pendingBox ?? draft?.box ?? null;
     this.layers.draw("top");
-    const used = draft?.answer && draft.answer.masks.length > 1 ? draft.chosen : -1;
+    const used = draft?.answer && draft.answer.count > 1 ? draft.chosen : -1;
     for (const button of byId("candidates").children) {
       const { candidate } = button.dataset;
       const isOn = candidate === "" ? draft?.candidate === null : draft?.candidate === Number(candidate);
@@ -196,6 +197,7 @@ class Page {
       `There it has ${document.conflict.objects.length} objects now, here ${document.now.objects.length}.`;
     byId("take-theirs").onclick = () => this.#resolve(() => document.takeTheirs());
     byId("keep-both").onclick = () => this.#resolve(() => document.keepBoth());
+    dialog.onclose = () => document.conflict && this.#conflict(document); // Escape decides nothing
     if (!dialog.open) dialog.showModal();
   }
 
@@ -372,8 +374,7 @@ class Page {
   }
 
   escape() {
-    if (byId("help").open) byId("help").close();
-    else if (!this.tools.cancel()) this.annotator.finish();
+    if (!this.tools.cancel()) this.annotator.finish();
   }
 
   toggleHelp() {

@@ -13,6 +13,19 @@ export function sameObjects(one, two) {
 }
 
 /**
+ * What the server proposed beside `ours`; null where it has, or lacks, anything else.
+ *
+ * @param {object[]} ours
+ * @param {object[]} theirs
+ * @param {object[]} base what both sides knew: a proposal of these that is not among ours was deleted
+ */
+export function addedProposals(ours, theirs, base) {
+  const known = new Set([...ours, ...base].map(({ id }) => id));
+  const isAdded = ({ id, status }) => status === "proposed" && !known.has(id);
+  return sameObjects(ours, theirs.filter((object) => !isAdded(object))) ? theirs.filter(isAdded).map(plainObject) : null;
+}
+
+/**
  * Both sides' changes since what both knew.
  *
  * What only one side changed, added or deleted is taken from it. An object that both changed stays twice, mine under a

@@ -5,6 +5,7 @@ const KEPT = 3;
 
 export class Pictures {
   #pictures = new Map(); // id -> promise of an ImageBitmap
+  shown = null; // id of the image on the screen, whose picture is kept
 
   /** The upright picture of an image. */
   get(image) {
@@ -13,7 +14,8 @@ export class Pictures {
     const picture = known ?? this.#load(image);
     this.#pictures.set(image.id, picture);
     if (!known) picture.catch(() => this.#pictures.delete(image.id));
-    if (this.#pictures.size > KEPT) this.#drop(this.#pictures.keys().next().value);
+    const ids = [...this.#pictures.keys()];
+    if (ids.length > KEPT) this.#drop(ids.find((id) => id !== this.shown));
     return picture;
   }
 

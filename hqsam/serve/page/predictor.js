@@ -57,6 +57,7 @@ export class Predictor {
   }
 
   #begin(state) {
+    if (this.#decoder) return; // two images were opened while the server was asked
     this.#fingerprint = state.model.fingerprint;
     const { available, reason } = state.browser_decoder;
     this.reason = available ? "" : reason;

@@ -21,7 +21,14 @@ def runtime(tmp_path: Path) -> Path:
     """As npm installs it."""
     folder = tmp_path / "npm" / "node_modules" / "onnxruntime-web" / "dist"
     folder.mkdir(parents=True)
-    for name in ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.wasm", "ort.min.js.map", "types.d.ts", ".hidden.mjs"):
+    for name in (
+        "ort.wasm.min.mjs",
+        "ort-wasm-simd-threaded.wasm",
+        "ort.min.js.map",
+        "types.d.ts",
+        ".hidden.mjs",
+        "x.json",
+    ):
         (folder / name).write_text(name)
     return tmp_path / "npm"
 
@@ -48,7 +55,7 @@ def test_everything_is_there(ready: Service) -> None:
             answer = client.get(f"/runtime/{name}")
             assert answer.text == name and answer.headers["content-type"] == kind
             assert answer.headers["cross-origin-embedder-policy"] == "require-corp"
-        for name in ("types.d.ts", ".hidden.mjs", "../package.json", "%2e%2e/x.mjs", ""):
+        for name in ("types.d.ts", "x.json", ".hidden.mjs", "../package.json", "%2e%2e/x.mjs", ""):
             assert client.get(f"/runtime/{name}").status_code == 404
 
 

@@ -6,13 +6,16 @@ import hashlib
 import io
 import logging
 import os
+import struct
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from hqsam.errors import DataError
 from hqsam.images import read_image
@@ -131,6 +134,32 @@ def test_a_picture_of_too_many_pixels_is_left_out(photos: Path, monkeypatch: pyt
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow's own limit, above which it raises
     with pytest.raises(DataError, match="no pictures"):
         find_pictures(photos)
+
+
+def save_with_exif_at_the_end(path: Path, orientation: int) -> None:
+    """A turned PNG whose orientation is told behind the pixels, where Pillow does not write it."""
+    exif = Image.Exif()
+    exif[274] = orientation
+    content = exif.tobytes().removeprefix(b"Exif\x00\x00")
+    chunk = b"eXIf" + content
+    whole, end = path.read_bytes()[:-12], path.read_bytes()[-12:]
+    path.write_bytes(whole + struct.pack(">I", len(content)) + chunk + struct.pack(">I", zlib.crc32(chunk)) + end)
+
+
+@pytest.mark.parametrize("limit", [40 * 60, 40 * 60 - 1])
+def test_no_png_is_decoded_to_be_listed_or_left_out(photos: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    if limit < 40 * 60:
+        save_with_exif_at_the_end(photos / "a.png", 6)
+    monkeypatch.setattr(pictures, "MAX_PIXELS", limit)
+    monkeypatch.setattr(PngImageFile, "load", lambda _: pytest.fail("decoded"))
+    assert len(find_pictures(photos)) == (3 if limit == 40 * 60 else 2)
+
+
+def test_an_orientation_behind_the_pixels(photos: Path) -> None:
+    save_with_exif_at_the_end(photos / "a.png", 6)
+    picture = next(picture for picture in find_pictures(photos) if picture.relative == "a.png")
+    assert (picture.height, picture.width) == picture.read().shape[:2] == (60, 40)
+    assert (decoded(picture.file()[0]) == picture.read()).all()
 
 
 def test_nothing_to_serve(tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ from hqsam.serve.messages import PreviousMask
 from hqsam.serve.pictures import find_pictures
 from hqsam.serve.prompting import Answers
 from hqsam.serve.service import Service, Settings
-from hqsam.serve.worker import Urgency, Worker
+from hqsam.serve.worker import ClosedError, Urgency, Worker
+from hqsam.types import Refine
 from tests.unit.serve.serving import ids, serving
 
 POINTS = [[20.5, 11, 1], [50, 30, 0]]
@@ -134,6 +135,18 @@ def test_plain_sam_and_untrained_heads_have_one_fusion(photos: Path, tmp_path: P
                 assert ask(client, image, points=POINTS).status_code == 200
                 part = client.get(f"/api/images/{image}/embedding", params={"part": "hq_features"})
                 assert part.status_code == 422 and "plain SAM" in part.json()["detail"]
+
+
+@pytest.mark.parametrize("refine", ["again", "zoom", "again+zoom"])
+def test_a_recommended_refinement_is_left_out(
+    client: Any, predictor: SamPredictor, model: Sam, refine: Refine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clicks feed answers back anyway, and the browser's decoder knows no refinement."""
+    expected, _, _ = predictor.predict(box=[3, 4, 50, 30], multimask_output=False)
+    monkeypatch.setattr(model, "default_refine", refine)
+    answer = ask(client, ids(client)[0], box=[3, 4, 50, 30])
+    assert answer.status_code == 200
+    assert (decode_rle(answer.json()["masks"][0]["rle"]) == expected[0]).all()
 
 
 @pytest.mark.parametrize("part", ["image_embeddings", "hq_features"])
@@ -283,6 +296,53 @@ def test_errors_go_to_who_waits_and_a_closed_worker_does_nothing() -> None:
         broken.future.result()
     worker.close()
     assert worker.submit(lambda: 1, Urgency.PROMPT).future.cancelled()
+
+
+def test_a_job_that_was_moved_forward_and_then_called_off_does_not_end_the_thread() -> None:
+    worker = Worker()
+    job = worker.submit(lambda: 1, Urgency.IDLE)
+    worker.hurry(job, Urgency.HINT)  # it is in the queue twice now
+    job.future.cancel()
+    worker.start()
+    assert worker.submit(lambda: 2, Urgency.IDLE).future.result(timeout=60) == 2
+    worker.close()
+
+
+def test_within_a_job_only_what_is_more_urgent_than_all_that_has_begun() -> None:
+    worker, order = Worker(), []
+
+    def current() -> None:
+        worker.submit(lambda: order.append("proposals"), Urgency.PROPOSALS)
+        worker.submit(lambda: order.append("prompt"), Urgency.PROMPT)
+        worker.run_more_urgent()  # as the hooks of the image that is encoded ahead do, within this one
+        order.append("current")
+
+    def ahead() -> None:
+        worker.submit(current, Urgency.CURRENT)
+        worker.run_more_urgent()
+        order.append("ahead")
+
+    job = worker.submit(ahead, Urgency.HINT)
+    worker.start()
+    job.future.result()
+    worker.close()
+    assert order == ["prompt", "current", "proposals", "ahead"]
+
+
+def test_a_long_job_is_given_up_when_the_server_ends() -> None:
+    worker, closed, begun = Worker(), threading.Event(), threading.Event()
+
+    def long() -> None:
+        begun.set()
+        assert closed.wait(60)
+        worker.run_more_urgent()
+
+    job = worker.submit(long, Urgency.HINT)
+    worker.submit(lambda: None, Urgency.IDLE).future.add_done_callback(lambda _: closed.set())  # called off
+    worker.start()
+    assert begun.wait(60)
+    worker.close()
+    assert isinstance(job.future.exception(), ClosedError)
 
 
 def test_a_click_does_not_wait_for_an_image_that_is_encoded_ahead(service: Service, model: Sam) -> None:

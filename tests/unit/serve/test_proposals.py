@@ -22,6 +22,7 @@ from hqsam.serve.service import Service, Settings
 from hqsam.serve.store import Annotations, Proposal
 from hqsam.serve.tally import statistics
 from hqsam.serve.worker import Urgency
+from hqsam.types import Refine
 from tests.unit.serve.serving import block, ids, item, put, serving
 
 HW = (40, 60)
@@ -153,6 +154,8 @@ def test_what_became_of_them(client: Any) -> None:
             "mean_iou": pytest.approx((1 + 14 / 15) / 2, abs=1e-4),
         },
     }
+    longest = [item(name, block(HW, 0, 0, 5), seconds=1e308) for name in "ab"]  # together they would be infinite
+    assert put(client, image, 2, longest).status_code == 422
     # pages cannot make proposals: those are the server's
     put(client, image, 2, [item("strange", block(HW, 0, 0, 5), status="proposed")])
     assert client.get("/api/statistics").json()["proposals"]["deleted"] == 6
@@ -210,6 +213,19 @@ def test_boxes(photos: Path, tmp_path: Path, model: Sam, boxes: Path) -> None:
     for entry in objects:
         mask, name = expected[entry["score"]]
         assert (decode_rle(entry["rle"]) == mask).all() and entry["label"] == name
+
+
+@pytest.mark.parametrize(("recommended", "refine"), [("again", "again"), ("again+zoom", "again"), ("zoom", "none")])
+def test_boxes_are_asked_again_where_the_weights_recommend_it(
+    service: Service, model: Sam, boxes: Path, monkeypatch: pytest.MonkeyPatch, recommended: Refine, refine: Refine
+) -> None:
+    picture = next(iter(service.pictures.values()))
+    given = read_boxes(boxes, service.pictures, ())[picture.id]
+    predictor = service.embeddings.predictor(picture)
+    expected, _, _ = predictor.predict(box=given.boxes, multimask_output=False, refine=refine)
+    monkeypatch.setattr(model, "default_refine", recommended)
+    rles = [entry.rle for entry in service.proposer._segmented(predictor, given)]
+    assert rles == [encode_rle(mask[0]) for mask in expected]
 
 
 def test_boxes_without_labels(service: Service, boxes: Path) -> None:

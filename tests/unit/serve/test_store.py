@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -178,6 +179,17 @@ def test_a_disk_that_cannot_be_written_keeps_the_old_file(
     assert put(client, image, 1, [], "done").json() == {"revision": 2}
 
 
+def test_a_folder_that_cannot_be_written(client: Any, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(*_: Any) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    image = ids(client)[0]
+    with monkeypatch.context() as patch:
+        patch.setattr("hqsam.serve.locks.os.open", read_only)
+        answer = put(client, image, 0, [], "done")
+    assert answer.status_code == 507 and str(service.settings.out) not in answer.text
+
+
 def add_one(store: AnnotationStore, name: str) -> None:
     """As a page does: read, add, save; after a conflict begin again from what is there."""
     (picture,) = store.pictures.values()
@@ -245,6 +257,22 @@ def test_a_reader_never_sees_half_a_file(photos: Path, tmp_path: Path) -> None:
             done = True
         seen = future.result()
     assert seen == sorted(seen) and seen[-1] <= 30
+
+
+def test_what_is_remembered_is_changed_under_a_lock(photos: Path, tmp_path: Path) -> None:
+    """Else a writer forgets what a reader is about to move to the end."""
+    picture = find_pictures(photos)[0]
+    store = AnnotationStore(tmp_path / "out", {picture.id: picture})
+
+    class Watched(OrderedDict[str, Any]):
+        def pop(self, *arguments: Any) -> Any:
+            assert store._lock.locked()
+            return super().pop(*arguments)
+
+    store._known = Watched()
+    add_one(store, "first")
+    add_one(store, "second")
+    assert store.load(picture).revision == 2
 
 
 def test_two_servers_on_one_folder(service: Service, model: Sam) -> None:
