@@ -25,7 +25,7 @@ def test_all_three_stages_with_kills(tmp_path: Path) -> None:
         {f"{number:02d}.png": [true_mask(number), ~true_mask(number)] for number in range(8)},
         model=("--model", "hq_test_tiny", "--checkpoint", str(start), "--device", "cpu"),
         start=("model.name=hq_test_tiny", f"model.checkpoint={start}"),
-        round_options=("--min-masks", "1", "--min-held-out", "2", "--held-out", "5", *settings),
+        round_options=("--min-masks", "1", "--min-held-out", "2", "--held-out", "6", *settings),
         auto_options=("--points-per-side", "3", "--iou-thresh", "-100", "--stability-thresh", "0"),
     )
     outcome = run_plan(plan)
