@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from hqsam.cli.auto_report import write_report
 from hqsam.cli.auto_results import describe, draw_records, is_finished
 from hqsam.cli.options import DEFAULT_MODEL, CheckpointFile, Device, JsonFlag, ModelName, describe_file, load_model
 from hqsam.cli.predict import FusionChoice
+from hqsam.cli.shards import Shard
 
 if TYPE_CHECKING:
     from hqsam.automatic import SamAutomaticMaskGenerator
@@ -52,6 +54,16 @@ ScoreChoice = Annotated[
     typer.Option("--score", help="own: the model's score head ranks and filters. Default: what the weights recommend."),
 ]
 
+Overlap = Annotated[
+    float | None,
+    typer.Option(
+        "--overlap", metavar="IOU", help="Of two masks that overlap by more, drop the worse-scored. Default: all stay."
+    ),
+]
+Report = Annotated[
+    bool, typer.Option("--report", help="Write report.png: samples, and histograms of scores, areas and counts.")
+]
+
 
 @dataclass
 class Summary:
@@ -60,6 +72,7 @@ class Summary:
     images: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     failed: list[dict[str, str]] = field(default_factory=list)
+    report: str | None = None
 
 
 def auto(
@@ -72,6 +85,8 @@ def auto(
     fusion: FusionChoice = None,
     candidates: Candidates = "best",
     score: ScoreChoice = None,
+    overlap: Overlap = None,
+    report: Report = False,
     model: ModelName = DEFAULT_MODEL,
     checkpoint: CheckpointFile = None,
     device: Device = "auto",
@@ -81,12 +96,13 @@ def auto(
 
     \b
     hqsam auto data/samples/astronaut.jpg --out runs/auto --preset fast
-    hqsam auto photos/ --out masks/ --model hq_vit_l --checkpoint sam_hq_vit_l.pth
+    hqsam auto photos/ --out masks/ --model hq_vit_l --checkpoint sam_hq_vit_l.pth --report
+    torchrun --nproc_per_node=8 --no-python hqsam auto photos/ --out masks/
 
     Writes NAME.json (a layout like that of SA-1B: "image" and "annotations" with COCO run lengths) and
     NAME_overlay.jpg. A picture whose results are there already, made with the same settings, is skipped, so that an
     interrupted run can be started again. A picture of a folder that cannot be read is reported and the others are
-    done; the exit code is then 1.
+    done; the exit code is then 1. Under torchrun each process does its part of the pictures.
     """
     files = find_pictures(path)
     if path.is_dir() and path.resolve() == out.resolve():
@@ -99,29 +115,52 @@ def auto(
         "score": score,
     }
     given = {name: value for name, value in options.items() if value is not None}
+    shard = Shard.of_environment()
     weights = None if checkpoint is None else describe_file(checkpoint)
     info = {"model": model, "checkpoint": weights, "preset": preset, "candidates": candidates, **given}
-    summary = Summary(skipped=[file.name for file in files if is_finished(out, file, info)])
-    todo = {number: file for number, file in enumerate(files, start=1) if file.name not in summary.skipped}
+    info.update(_checked_overlap(overlap))
+    numbered = shard.part(list(enumerate(files, start=1)))
+    summary = Summary(skipped=[file.name for _, file in numbered if is_finished(out, file, info)])
+    todo = {number: file for number, file in numbered if file.name not in summary.skipped}
     if todo:
         from hqsam.automatic import SamAutomaticMaskGenerator
 
-        network = load_model(model, checkpoint, device)
+        network = load_model(model, checkpoint, shard.device(device))
         generator = SamAutomaticMaskGenerator.preset(
             network, preset, candidates=candidates, output_mode="coco_rle", **given
         )
-        job = _Job(generator, out, info, alone=not path.is_dir(), quiet=as_json)
+        job = _Job(generator, out, info, alone=not path.is_dir(), quiet=as_json, overlap=overlap)
         with _progress(generator, len(todo)) as announce:
             for number, file in todo.items():
                 announce(file)
                 job.run(number, file, summary)
+    if report:
+        summary.report = _report(out, files, info)
+    _conclude(summary, shard, as_json)
+
+
+def _checked_overlap(overlap: float | None) -> dict[str, float]:
+    if overlap is not None and not 0 <= overlap <= 1:
+        raise ValueError(f"--overlap is an IoU within 0 and 1, got {overlap}")
+    return {} if overlap is None else {"overlap": overlap}
+
+
+def _conclude(summary: Summary, shard: Shard, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(asdict(summary)))
     else:
         counts = len(summary.images), len(summary.skipped), len(summary.failed)
         typer.echo("{} done, {} finished before, {} failed".format(*counts))
-    if summary.failed:
+    if summary.failed and shard.size == 1:  # torchrun would end the other processes
         raise typer.Exit(SOME_FAILED)
+
+
+def _report(out: Path, files: list[Path], info: dict[str, Any]) -> str:
+    """Of what is finished by now. Processes write it one after the other: the last one has everything."""
+    from hqsam.serve.locks import locked
+
+    with locked(out / ".report.lock"):
+        return str(write_report(out, [file for file in files if is_finished(out, file, info)], len(files)))
 
 
 def find_pictures(path: Path) -> list[Path]:
@@ -154,6 +193,7 @@ class _Job:
     info: dict[str, Any]
     alone: bool
     quiet: bool
+    overlap: float | None
 
     def run(self, number: int, file: Path, summary: Summary) -> None:
         """Do one picture and enter it in the summary."""
@@ -181,11 +221,14 @@ class _Job:
         return self.out / f"{file.stem}_overlay.jpg"
 
     def _write(self, number: int, file: Path) -> int:
+        from hqsam.automatic.overlaps import drop_overlapping
         from hqsam.checkpoints import atomic_path
         from hqsam.images import read_image, write_image
 
         pixels = read_image(file)
         records = self.generator.generate(pixels)
+        if self.overlap is not None:
+            records = drop_overlapping(records, self.overlap)
         content = describe(file, pixels.shape, records, self.info, number)
         write_image(self._overlay(file), draw_records(pixels, records))
         # Last and atomic: where the JSON file exists, the picture is finished.

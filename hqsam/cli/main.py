@@ -11,6 +11,7 @@ import typer
 
 from hqsam import __version__
 from hqsam.cli import auto, check_data, compare, convert, engine, export, inspect, models, predict, serve
+from hqsam.cli import round as rounds
 from hqsam.cli.options import HELP_SETTINGS
 
 BAD_INPUT = 2
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.command("predict", context_settings=HELP_SETTINGS)(predict.predict)
 app.command("auto", context_settings=HELP_SETTINGS)(auto.auto)
 app.command("serve", context_settings=HELP_SETTINGS)(serve.serve)
+app.command("round", context_settings=HELP_SETTINGS)(rounds.round_)
 app.command("compare", context_settings=HELP_SETTINGS)(compare.compare)
 app.command("train", context_settings=HELP_SETTINGS)(engine.train)
 app.command("evaluate", context_settings=HELP_SETTINGS)(engine.evaluate)

@@ -40,6 +40,9 @@ Cache = Annotated[
 Runtime = Annotated[
     Path | None, typer.Option("--runtime", metavar="DIR", help="onnxruntime-web, to decode in the browser.")
 ]
+RoundsFolder = Annotated[
+    Path | None, typer.Option("--rounds", metavar="DIR", help="Take the current model of hqsam round, and follow it.")
+]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Processor threads of the model.")]
 
 
@@ -58,6 +61,7 @@ def serve(
     cache: Cache = None,
     runtime: Runtime = None,
     threads: Threads = None,
+    rounds: RoundsFolder = None,
     rebuild: Rebuild = False,
 ) -> None:
     """Annotate a folder of pictures in the browser, by clicks, boxes and proposals.
@@ -74,7 +78,7 @@ def serve(
         raise ValueError(f"--host {host} lets other machines in: give a --token too")
     if token is not None and not re.fullmatch(r"[A-Za-z0-9._~-]+", token):
         raise ValueError("--token may have letters, digits and . _ ~ - alone: it is part of an address")
-    _require_app_extra()
+    require_app_extra()
     from hqsam.serve.service import Settings
 
     settings = Settings(
@@ -92,11 +96,9 @@ def serve(
         return
     import torch
 
-    from hqsam.serve.service import Service
-
     if threads is not None:
         torch.set_num_threads(threads)
-    _run(Service(settings, load_model(model, checkpoint, device)), host, port, token)
+    _run(_service(settings, checkpoint, device, rounds), host, port, token)
 
 
 def _run(service: Service, host: str, port: int, token: str | None) -> None:
@@ -109,6 +111,18 @@ def _run(service: Service, host: str, port: int, token: str | None) -> None:
     typer.echo(f"{len(service.pictures)} pictures; open http://{shown}:{port}/{opened}  (Ctrl+C ends the server)")
     app = create_app(service, host=host, token=token)
     uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=PATIENCE)
+
+
+def _service(settings: Settings, checkpoint: Path | None, device: str, rounds: Path | None) -> Service:
+    """With `--rounds` the current model, of which the name's tag or the checkpoint is the first."""
+    from hqsam.serve.following import ModelFile
+    from hqsam.serve.service import Service
+
+    if rounds is None:
+        return Service(settings, load_model(settings.model_name, checkpoint, device))
+    base = settings.model_name.partition(".")[0]
+    file = ModelFile(rounds / "current.safetensors", lambda path: load_model(base, path, device))
+    return Service(settings, file.newest() or load_model(settings.model_name, checkpoint, device), file)
 
 
 def _rebuild(settings: Settings) -> None:
@@ -125,7 +139,12 @@ def _rebuild(settings: Settings) -> None:
         raise typer.Exit(INCOMPLETE)
 
 
-def _require_app_extra() -> None:
+def require_app_extra() -> None:
+    """Refuse to go on without the packages of the app extra.
+
+    Raises:
+        ValueError: one is missing.
+    """
     from importlib.util import find_spec
 
     missing = [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]

@@ -49,7 +49,7 @@ class Written(NamedTuple):
     strange: list[str]
 
 
-def write_coco(store: AnnotationStore, labels: Sequence[str] = ()) -> Written:
+def write_coco(store: AnnotationStore, labels: Sequence[str] = (), path: Path | None = None) -> Written:
     """Write `annotations.json` anew from the annotation files.
 
     Image files are named relative to the folder of the file, so that the file is enough to find them.
@@ -57,15 +57,16 @@ def write_coco(store: AnnotationStore, labels: Sequence[str] = ()) -> Written:
     Args:
         store: the annotation files.
         labels: the first categories, in this order; others follow by name.
+        path: another file in place of `annotations.json`, which is left alone then.
 
     Raises:
         OutputError: the file cannot be written; the old one stays.
     """
-    path = store.folder / FILE_NAME
+    path = store.folder / FILE_NAME if path is None else path
     # Held from the first file read to the last byte written: of two servers the later one has seen everything.
     with locked(store.folder / ".coco.lock"):
         images, items, damaged = _collect(store)
-        content = _content(store.folder, images, items, labels)
+        content = _content(path.parent, images, items, labels)
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
     strange = _strange_files(store)

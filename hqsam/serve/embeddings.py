@@ -65,6 +65,17 @@ class Embeddings:
         self._jobs: dict[str, Job[SamPredictor]] = {}
         self._lock = threading.Lock()
 
+    def use_model(self, model: Sam) -> None:
+        """Go on with another model that has the same encoder. On the worker's thread alone.
+
+        Raises:
+            DataError: its encoder is another one, so that nothing that is kept is of it.
+        """
+        if model_fingerprint(model) != self.fingerprint:
+            raise DataError("its encoder is another one; start the server again")
+        self.model = model
+        self._predictors.clear()  # made again from what is on disk
+
     def path(self, picture: Picture) -> Path:
         """Where the features of a picture are kept."""
         return self.folder / f"{picture.id}.safetensors"

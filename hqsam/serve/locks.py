@@ -12,10 +12,15 @@ from hqsam.errors import OutputError
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of a file, which is created and stays; waits for whoever has it.
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the lock of a file, which is created and stays.
+
+    Args:
+        path: of the file.
+        wait: for whoever has it.
 
     Raises:
+        BlockingIOError: somebody has it, without `wait`.
         OutputError: the file cannot be created.
     """
     try:
@@ -24,7 +29,7 @@ def locked(path: Path) -> Iterator[None]:
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     try:
-        _lock(descriptor)
+        _lock(descriptor, wait)
         yield
     finally:
         os.close(descriptor)  # releases it
@@ -33,14 +38,18 @@ def locked(path: Path) -> Iterator[None]:
 if sys.platform == "win32":
     import msvcrt
 
-    def _lock(descriptor: int) -> None:
+    def _lock(descriptor: int, wait: bool) -> None:
         while True:
-            with contextlib.suppress(OSError):  # it gives up after ten seconds
-                msvcrt.locking(descriptor, msvcrt.LK_LOCK, 1)
+            try:
+                msvcrt.locking(descriptor, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
                 return
+            except OSError as error:
+                if not wait:  # with it, it gives up after ten seconds
+                    raise BlockingIOError from error
 
 else:
     import fcntl
 
-    def _lock(descriptor: int) -> None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)  # each opening is a holder of its own, also between threads
+    def _lock(descriptor: int, wait: bool) -> None:
+        # each opening is a holder of its own, also between threads
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

@@ -125,10 +125,11 @@ def page_routes(service: Service, page: FileFolder) -> APIRouter:
 
     @router.get("/decoder.onnx")
     def decoder() -> Response:
-        found = service.browser.decoder()
+        browser = service.browser
+        found = browser.decoder()
         if isinstance(found, str):
             raise HTTPException(404, found)
-        return Response(found, media_type=MEDIA_TYPES[".onnx"])
+        return Response(found, media_type=MEDIA_TYPES[".onnx"], headers={"X-Fingerprint": browser.path.stem})
 
     return router
 

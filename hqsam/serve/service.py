@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,15 @@ from hqsam.models import Sam
 from hqsam.serve.browser import BrowserDecoder, pickled_model
 from hqsam.serve.coco import CocoKeeper
 from hqsam.serve.embeddings import Embeddings
+from hqsam.serve.following import Followed, Follower, ModelFile
 from hqsam.serve.pictures import Picture, find_pictures
 from hqsam.serve.prompting import Answers
 from hqsam.serve.proposals import Proposer, read_boxes
 from hqsam.serve.store import Annotations, AnnotationStore, DamagedFileError
 from hqsam.serve.tally import Tally, statistics, tally
 from hqsam.serve.worker import Urgency, Worker
+
+logger = logging.getLogger(__name__)
 
 LABEL_LENGTH = 200
 
@@ -58,14 +62,17 @@ class Service:
 
     Args:
         settings: what is served.
-        model: with weights.
+        model: with weights, and the round that it is of.
+        file: weights of newer rounds, see `ModelFile`.
 
     Raises:
         DataError: no pictures, labels that cannot be, or boxes that cannot be read.
     """
 
-    def __init__(self, settings: Settings, model: Sam) -> None:
-        self.settings, self.model = settings, model
+    def __init__(self, settings: Settings, model: Sam | Followed, file: ModelFile | None = None) -> None:
+        self.settings = settings
+        self.model, self.round = model if isinstance(model, Followed) else Followed(model, None)
+        model = self.model
         self.store = open_store(settings)
         self.pictures = self.store.pictures
         self.fingerprint = weights_fingerprint(model)
@@ -84,26 +91,55 @@ class Service:
         self.embeddings.encoded = self.proposer.encoded
         self.coco = CocoKeeper(self.store, settings.labels)
         self.store.changed = self.coco.changed
-        self.browser = BrowserDecoder(
-            # never within an encoder's run, which leaves hooks in the model for as long as it takes
-            lambda: self.worker.submit(lambda: pickled_model(model), Urgency.HINT).future.result(),
-            settings.cache_folder / "decoder" / f"{self.fingerprint[:16]}.onnx",
-            settings.cache_folder / "runtime" if settings.runtime is None else settings.runtime,
-            settings.model_name,
-        )
+        self.browser = self._decoder(model)
+        self.follower = None if file is None else Follower(file, self.use)
 
     def start(self) -> None:
         """Begin to work in the background, with the first pictures."""
         self.worker.start()
         self.coco.start()
         self.browser.start()
+        if self.follower is not None:
+            self.follower.start()
         self.embeddings.hint(list(self.pictures.values())[:2])
 
     def close(self) -> None:
         """End what runs in the background; everything is on disk then."""
         self.worker.close()
+        if self.follower is not None:
+            self.follower.close()
         self.browser.close()
         self.coco.close()
+
+    def use(self, found: Followed) -> None:
+        """Answer with another model from now on. Embeddings stay; answers to be fed back and the decoder are renewed.
+
+        Raises:
+            DataError: its encoder is another one; the old model stays.
+        """
+        before, fingerprint = self.browser, weights_fingerprint(found.model)
+
+        def replace() -> None:
+            self.embeddings.use_model(found.model)
+            self.model, self.round = found
+            self.fingerprint, self.answers = fingerprint, Answers()
+            self.browser = self._decoder(found.model)
+
+        # not within an encoder's run or a search, of which a part would be of another model
+        self.worker.submit(replace, Urgency.HINT).future.result()
+        before.close()
+        self.browser.start()
+        logger.info("masks are of the model of round %s now", self.round or "?")
+
+    def _decoder(self, model: Sam) -> BrowserDecoder:
+        settings = self.settings
+        return BrowserDecoder(
+            # never within an encoder's run, which leaves hooks in the model for as long as it takes
+            lambda: self.worker.submit(lambda: pickled_model(model), Urgency.HINT).future.result(),
+            settings.cache_folder / "decoder" / f"{self.fingerprint[:16]}.onnx",
+            settings.cache_folder / "runtime" if settings.runtime is None else settings.runtime,
+            settings.model_name,
+        )
 
     def model_state(self) -> dict[str, Any]:
         """What the page is told about the model."""
@@ -114,6 +150,7 @@ class Service:
             "default_fusion": self.model.resolve_fusion() if able else "sam",
             "image_size": self.model.image_size,
             "fingerprint": self.fingerprint,
+            "round": self.round,
         }
 
     def counts(self) -> dict[str, int]:

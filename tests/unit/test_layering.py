@@ -24,7 +24,8 @@ RANKS = {
     "drop_in": 4,
     **dict.fromkeys(["engine", "export"], 5),
     **dict.fromkeys(["hqsam", "serve"], 6),
-    **dict.fromkeys(["cli", "__main__"], 7),
+    "rounds": 7,
+    **dict.fromkeys(["cli", "__main__"], 8),
 }
 # Rows that know less than their rank allows: metrics know arrays, models know no files.
 NEVER = {

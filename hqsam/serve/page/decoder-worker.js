@@ -17,6 +17,7 @@ const MULTIPLE = [1, 2, 3];
 let ort;
 let session;
 let frame;
+let model; // fingerprint of its weights
 let provider;
 let opened; // what sessions are made from
 let isTried = false;
@@ -25,8 +26,8 @@ const embeddings = new Map();
 const answers = new Map();
 let lastAnswer = 0;
 
-async function start({ runtime, decoder, imageSize, force }) {
-  frame = imageSize;
+async function start({ runtime, decoder, imageSize, fingerprint, force }) {
+  [frame, model] = [imageSize, fingerprint];
   const bytes = new Uint8Array(await (await fetched(decoder)).arrayBuffer());
   opened = { runtime, bytes };
   const tries = force ? [force] : (await hasGpu()) ? ["webgpu", "wasm"] : ["wasm"];
@@ -69,6 +70,9 @@ async function hasGpu() {
 async function fetched(url) {
   const response = await fetch(url);
   if (!response.ok) throw new Error(`${url}: status ${response.status}`);
+  // features of one model and the decoder of another would give masks of neither
+  const made = response.headers.get("X-Fingerprint");
+  if (made && !model.startsWith(made)) throw new Error("The server has another model now.");
   return response;
 }
 

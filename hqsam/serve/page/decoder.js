@@ -24,6 +24,7 @@ export class BrowserDecoder {
       decoder: absolute(decoder),
       runtime: absolute(runtime),
       imageSize: state.model.image_size,
+      fingerprint: state.model.fingerprint,
       force,
     }).then(({ provider, outputs }) => {
       this.provider = provider;
@@ -64,6 +65,12 @@ export class BrowserDecoder {
   /** {answer, masks: [{mask, score}], ms} */
   predict(image, prompt) {
     return this.#call("predict", { ...prompt, image: image.id });
+  }
+
+  /** End the worker; what it was asked is answered with an error. */
+  close() {
+    this.#worker.terminate();
+    this.#broken("the model was replaced");
   }
 
   /** An image's embedding went out of the worker. */

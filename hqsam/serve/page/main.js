@@ -35,7 +35,7 @@ class Page {
     this.objects = new ObjectsPanel(this.annotator, this.layers);
     this.images = new ImagesPanel((image) => this.open(image));
     this.objects.suggest(state.labels);
-    byId("model").textContent = state.model.name;
+    this.#showModel();
     this.#fusions();
     this.#listen();
     connectControls(this);
@@ -116,8 +116,23 @@ class Page {
     this.say(`${document.image.name}, ${document.image.width} × ${document.image.height}`);
   }
 
+  /** Take up the model that the server has now, which `hqsam round` may have replaced. */
+  async #followModel() {
+    const state = await api.state();
+    if (state.model.fingerprint === this.state.model.fingerprint) return;
+    this.state = state;
+    this.predictor.renew(state);
+    this.#showModel();
+  }
+
+  #showModel() {
+    const { name, round } = this.state.model;
+    byId("model").textContent = round ? `${name}, round ${round}` : name;
+  }
+
   /** Let the server and the browser get ready for this image, and for the next ones. */
   async #prepare(image) {
+    await this.#followModel().catch(() => {}); // the next image tries again
     this.predictor.open(image);
     const next = await this.images.neighbour(1);
     const ids = [image, next].filter(Boolean).map(({ id }) => id);

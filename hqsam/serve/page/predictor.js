@@ -34,6 +34,7 @@ export class Predictor {
   #decoder = null;
   #forced;
   #hasFailed = false;
+  #fingerprint = "";
   #pace = { browser: 0, server: 0 }; // recent milliseconds an answer; 0 before the first one
 
   /**
@@ -46,14 +47,25 @@ export class Predictor {
     this.#begin(state);
   }
 
+  /** Go on with what the server has now; without effect while that is the same model. */
+  renew(state) {
+    if (state.model.fingerprint === this.#fingerprint) return;
+    this.#decoder?.close();
+    this.#decoder = null;
+    this.#hasFailed = false;
+    this.#begin(state);
+  }
+
   #begin(state) {
     if (this.#decoder) return; // two images were opened while the server was asked
+    this.#fingerprint = state.model.fingerprint;
     const { available, reason } = state.browser_decoder;
     this.reason = available ? "" : reason;
     if (this.#forced === "server" || !(available || this.#isForcedHere)) return;
     const provider = ["wasm", "webgpu"].includes(this.#forced) ? this.#forced : null;
     this.#decoder = new BrowserDecoder(state, provider);
-    this.#decoder.ready.catch((error) => this.#giveUp(error));
+    const decoder = this.#decoder;
+    decoder.ready.catch((error) => decoder === this.#decoder && this.#giveUp(error));
   }
 
   /** Get the browser ready for an image; the server answers until it is. */

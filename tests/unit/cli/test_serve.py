@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hqsam.checkpoints import save_checkpoint
 from hqsam.cli import main
+from hqsam.registry import create_model
 
 pytest.importorskip("fastapi")
 uvicorn = pytest.importorskip("uvicorn")
@@ -72,6 +74,24 @@ def test_bad_options(
 ) -> None:
     assert run(photos, *arguments) == 2
     assert message in capsys.readouterr().err and started == []
+
+
+def test_the_model_of_the_newest_round(
+    photos: Path, started: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from hqsam.rounds import CURRENT_FILE
+
+    services: list[Any] = []
+    monkeypatch.setattr("hqsam.serve.app.create_app", lambda service, **_: services.append(service))
+    rounds = tmp_path / "rounds"
+    rounds.mkdir()
+    assert run(photos, "--rounds", str(rounds)) == 0
+    assert services[0].round is None and services[0].follower.file.path == rounds / CURRENT_FILE
+    model = create_model("hq_test_tiny", device="cpu")
+    model.head_state = "trained"
+    save_checkpoint(model, rounds / CURRENT_FILE, metadata={"round": "7"})
+    assert run(photos, "--rounds", str(rounds)) == 0
+    assert services[1].round == "7" and services[1].fingerprint != services[0].fingerprint
 
 
 def test_folders(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
