@@ -116,7 +116,6 @@ class Page {
     this.say(`${document.image.name}, ${document.image.width} × ${document.image.height}`);
   }
 
-  /** Let the server and the browser get ready for this image, and for the next ones. */
   /** Take up the model that the server has now, which `hqsam round` may have replaced. */
   async #followModel() {
     const state = await api.state();
@@ -131,6 +130,7 @@ class Page {
     byId("model").textContent = round ? `${name}, round ${round}` : name;
   }
 
+  /** Let the server and the browser get ready for this image, and for the next ones. */
   async #prepare(image) {
     await this.#followModel().catch(() => {}); // the next image tries again
     this.predictor.open(image);
