@@ -89,6 +89,7 @@ class KnownPredictor:
         multimask_output: bool,
         return_logits: bool,
         fusion: Fusion,
+        refine: Any = None,
     ) -> tuple[NDArray[np.float32], None, None]:
         assert not multimask_output and return_logits
         self.asked += [(fusion, one, None if point_coords is None else point_coords[k, 0]) for k, one in enumerate(box)]

@@ -23,6 +23,7 @@ COMMANDS = [
     "convert",
     "export",
     "serve",
+    "round",
     "models",
     "models list",
     "models download",
