@@ -87,11 +87,20 @@ class SyntheticSource:
         length: nominal number of images, its part in an epoch without weights.
         size: side of the square scenes in pixels, as a rule the model's input size.
         name: source name, and first part of the keys.
+        kinds: kinds of objects, of `hqsam.data.synthetic.OBJECT_KINDS`; all of them when empty.
+
+    Raises:
+        ValueError: a length below 1, or no such kind.
     """
 
-    def __init__(self, length: int = 1000, size: int = 1024, *, name: str = "synthetic") -> None:
+    def __init__(
+        self, length: int = 1000, size: int = 1024, *, name: str = "synthetic", kinds: Sequence[str] = ()
+    ) -> None:
+        from hqsam.data.synthetic.scene import check_kinds
+
         if length < 1:
             raise ValueError(f"length must be at least 1, got {length}")
+        self.kinds = check_kinds(kinds) if kinds else None
         self.length = length
         self.size = size
         self.name = name
@@ -100,8 +109,8 @@ class SyntheticSource:
         return self.length
 
     def key(self, index: int) -> str:
-        """The name and the index."""
-        return f"{self.name}/{index:06d}"
+        """The name, the kinds where they were chosen, and the index."""
+        return "/".join([self.name, *self.kinds] if self.kinds else [self.name]) + f"/{index:06d}"
 
     def source(self, index: int) -> str:
         """The same for every scene."""
@@ -111,7 +120,7 @@ class SyntheticSource:
         """Generate a scene; the image comes with it in any case."""
         from hqsam.data.synthetic import generate_scene
 
-        scene = generate_scene(scene_seed, self.size)
+        scene = generate_scene(scene_seed, self.size, kinds=self.kinds)
         return RawSample(scene.image, scene.masks)
 
 

@@ -96,6 +96,7 @@ class DataConfig:
     val_synthetic: int = setting(
         0, "generated scenes beside data.val, of other seeds, written to val_scenes/ of the run folder", at_least=0
     )
+    synthetic_kinds: list[str] = setting([], "kinds of objects in generated scenes; empty: all of them")
     weights: dict[str, float] = setting({}, "relative share of each source in an epoch; empty: every image once")
     epoch_images: int | None = setting(None, "images in an epoch; null: as many as there are", at_least=1)
     val_per_source: int | None = setting(None, "objects of each source to validate on; null: all", at_least=1)

@@ -142,8 +142,8 @@ def generated_val_records(config: TrainConfig, image_size: int, world: World) ->
         return []
     from hqsam.data.synthetic import write_scenes
 
-    folder = Path(config.output_dir) / "val_scenes"
-    return open_dataset(str(from_main(lambda: write_scenes(folder, count, image_size), world)))
+    folder, kinds = Path(config.output_dir) / "val_scenes", _object_kinds(config.data)
+    return open_dataset(str(from_main(lambda: write_scenes(folder, count, image_size, kinds=kinds or None), world)))
 
 
 def encoder_fingerprint(model: Sam, amp: str) -> str:
@@ -175,12 +175,25 @@ def _digest(source: SampleSource, partial: Mapping[str, Sequence[int]]) -> str:
     return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 
 
+def _object_kinds(data: DataConfig) -> list[str]:
+    """Kinds of objects in generated scenes, empty for all; ConfigError for unknown ones or without scenes."""
+    if data.synthetic_kinds:
+        from hqsam.data.synthetic import OBJECT_KINDS
+
+        if unknown := sorted(set(data.synthetic_kinds) - set(OBJECT_KINDS)):
+            raise ConfigError(f"data.synthetic_kinds: there is no {unknown[0]!r}; there are {', '.join(OBJECT_KINDS)}")
+        if not data.synthetic and not data.val_synthetic:
+            raise ConfigError("data.synthetic_kinds is for generated scenes: set data.synthetic or data.val_synthetic")
+    return data.synthetic_kinds
+
+
 def _open_source(data: DataConfig, records: list[ImageRecord], image_size: int) -> SampleSource:
     parts: list[SampleSource] = []
+    kinds = _object_kinds(data)
     if records:
         parts.append(FileSource(records, use_alpha=data.use_alpha))
     if data.synthetic:
-        parts.append(SyntheticSource(data.synthetic, image_size))
+        parts.append(SyntheticSource(data.synthetic, image_size, kinds=kinds))
     if not parts:
         raise ConfigError("there is nothing to train on: data.train is empty and data.synthetic is 0")
     return ConcatSource(parts)

@@ -183,6 +183,8 @@ def test_a_whole_run_and_what_it_leaves(data: Path, tmp_path: Path) -> None:
             ["clicks.rounds=0", "clicks.mask_only=0"],
             "nothing here trains the single mask: set clicks.rounds, or points",
         ),
+        (["data.synthetic=2", "data.synthetic_kinds=[cloud]"], "there is no 'cloud'; there are blob, "),
+        (["data.synthetic_kinds=[blob]"], "set data.synthetic or data.val_synthetic"),
         (["clicks.feed_mask=false"], "clicks: a round of mask_only without feed_mask"),
     ],
 )

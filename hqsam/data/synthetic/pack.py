@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ _INSIDE = 128
 """Share of a pixel's colour, of 255, above which it belongs to an object; at most one has so much."""
 
 
-def write_scenes(folder: Path, count: int, size: int, *, seed: int = 0) -> Path:
+def write_scenes(folder: Path, count: int, size: int, *, seed: int = 0, kinds: Collection[str] | None = None) -> Path:
     """Write scenes that no training run shows: their seeds are of a stream of their own.
 
     Args:
@@ -23,12 +24,14 @@ def write_scenes(folder: Path, count: int, size: int, *, seed: int = 0) -> Path:
         count: number of scenes.
         size: side of the squares in pixels.
         seed: other scenes for another seed.
+        kinds: kinds of objects, as for `generate_scene`.
 
     Returns:
         The index, complete when it appears: it is written last.
 
     Raises:
         OutputError: a file cannot be written.
+        ValueError: there is no such kind.
     """
     from PIL import Image
 
@@ -37,7 +40,7 @@ def write_scenes(folder: Path, count: int, size: int, *, seed: int = 0) -> Path:
         for name in ("images", "labels"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         for number in range(count):
-            scene = generate_scene(derive_seed(seed, "held out scene", number), size)
+            scene = generate_scene(derive_seed(seed, "held out scene", number), size, kinds=kinds)
             labels = np.zeros(scene.image.shape[:2], dtype=np.uint8)
             for label, mask in enumerate(scene.masks, start=1):
                 labels[mask > _INSIDE] = label

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import cv2
@@ -39,6 +40,8 @@ _SIZES = {
     "front": (0.1, 0.4, 0.0),
 }
 _FAMILIES = living.FAMILIES | made.FAMILIES
+OBJECT_KINDS: tuple[str, ...] = tuple(_FAMILIES)
+"""Names of the kinds of objects."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,12 @@ class Scene:
 
 
 def generate_scene(
-    seed: int, size: int | tuple[int, int] = 1024, *, num_objects: int | None = None, degrade: bool = True
+    seed: int,
+    size: int | tuple[int, int] = 1024,
+    *,
+    num_objects: int | None = None,
+    degrade: bool = True,
+    kinds: Collection[str] | None = None,
 ) -> Scene:
     """Generate a scene; the same arguments give the same scene.
 
@@ -71,18 +79,20 @@ def generate_scene(
             left out.
         degrade: add light fall-off, sensor noise, lost resolution, sharpening and JPEG artefacts. None of them moves
             an edge.
+        kinds: kinds of objects that are drawn, of `OBJECT_KINDS`; all of them when None. Their order does not matter.
 
     Raises:
-        ValueError: an argument is of the wrong type or out of range.
+        ValueError: an argument is of the wrong type or out of range, or there is no such kind.
     """
     hw = check_size(size)
+    kinds = check_kinds(OBJECT_KINDS if kinds is None else kinds)
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise ValueError(f"seed must be a whole number >= 0, got {seed!r}.")
     count_ok = num_objects is None or (isinstance(num_objects, (int, np.integer)) and 1 <= num_objects <= MAX_OBJECTS)
     if isinstance(num_objects, bool) or not count_ok:
         raise ValueError(f"num_objects must be a whole number in 1..{MAX_OBJECTS} or None, got {num_objects!r}.")
     for attempt in range(100):
-        scene = _attempt(np.random.default_rng([int(seed), attempt]), hw, num_objects, degrade)
+        scene = _attempt(np.random.default_rng([int(seed), attempt]), hw, num_objects, degrade, kinds)
         if scene.masks:
             return scene
     raise AssertionError("a hundred scenes in a row without a visible object")
@@ -97,7 +107,15 @@ def check_size(size: int | tuple[int, int]) -> tuple[int, int]:
     return int(sides[0]), int(sides[1])
 
 
-def _attempt(rng: Rng, hw: tuple[int, int], num_objects: int | None, degrade: bool) -> Scene:
+def check_kinds(kinds: Collection[str]) -> tuple[str, ...]:
+    """The kinds in the order of `OBJECT_KINDS`, each once; ValueError when there are none or one is unknown."""
+    wanted = set(kinds)
+    if not wanted or isinstance(kinds, str) or not wanted <= set(OBJECT_KINDS):
+        raise ValueError(f"kinds must be some of {', '.join(OBJECT_KINDS)}, got {kinds!r}.")
+    return tuple(kind for kind in OBJECT_KINDS if kind in wanted)
+
+
+def _attempt(rng: Rng, hw: tuple[int, int], num_objects: int | None, degrade: bool, kinds: tuple[str, ...]) -> Scene:
     long_side = max(hw)
     light = draw_light(rng, long_side)
     canvas = background(rng, hw).astype(np.float32)
@@ -118,7 +136,7 @@ def _attempt(rng: Rng, hw: tuple[int, int], num_objects: int | None, degrade: bo
             sigma += log_uniform(rng, 0.5, 6.0) * long_side / 1024
         elif rng.random() < 0.15:
             sigma += rng.uniform(0.2, 1.5) * long_side / 1024
-        layer = _add_object(rng, canvas, role, sigma, light)
+        layer = _add_object(rng, canvas, role, sigma, light, kinds)
         if layer is not None:
             layers.append(layer)
     masks, names = _listed(layers, hw)
@@ -134,11 +152,13 @@ def _defocus(image: FloatArray, sigma: float) -> FloatArray:
     return np.asarray(cv2.resize(blurred(small, sigma / 2), (w, h), interpolation=cv2.INTER_LINEAR), dtype=np.float32)
 
 
-def _add_object(rng: Rng, canvas: FloatArray, role: str, sigma: float, light: Light) -> Layer | None:
+def _add_object(
+    rng: Rng, canvas: FloatArray, role: str, sigma: float, light: Light, kinds: tuple[str, ...]
+) -> Layer | None:
     """Draw an object onto the canvas; None when it came to lie outside the picture."""
     hw = (canvas.shape[0], canvas.shape[1])
-    weights = np.array([weight for weight, _ in _FAMILIES.values()])
-    name = list(_FAMILIES)[int(rng.choice(len(weights), p=weights / weights.sum()))]
+    weights = np.array([_FAMILIES[kind][0] for kind in kinds])
+    name = kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))]
     shape = _FAMILIES[name][1](rng)
     if rng.random() < 0.5:
         shape = bend(rng, shape, log_uniform(rng, 0.01, 0.12))

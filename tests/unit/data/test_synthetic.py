@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from hqsam.data import load_object_mask, open_dataset
-from hqsam.data.synthetic import Scene, generate_scene, living, made, paste_cutout, write_scenes
+from hqsam.data.synthetic import OBJECT_KINDS, Scene, generate_scene, living, made, paste_cutout, write_scenes
 from hqsam.data.synthetic.background import KINDS
 from hqsam.data.synthetic.compose import Layer, blend, visible_alphas
 from hqsam.data.synthetic.shapes import Shape, arc, bend, bounds, place, rasterize
@@ -54,6 +54,20 @@ def test_same_seed_same_scene(seed: int) -> None:
     assert np.array_equal(first.image, second.image)
     assert first.names == second.names
     assert all(np.array_equal(a, b) for a, b in zip(first.masks, second.masks, strict=True))
+
+
+def test_chosen_kinds() -> None:
+    chosen = [generate_scene(seed, 128, kinds=["leaf", "blob"]) for seed in range(6)]
+    assert {name for scene in chosen for name in scene.names} == {"leaf", "blob"}
+    turned = generate_scene(3, 128, kinds={"blob", "leaf"})
+    assert np.array_equal(turned.image, chosen[3].image) and turned.names == chosen[3].names
+    assert np.array_equal(generate_scene(3, 128, kinds=OBJECT_KINDS).image, generate_scene(3, 128).image)
+
+
+@pytest.mark.parametrize("kinds", [[], ["leaf", "leaves"], "leaf"])
+def test_kinds_that_do_not_exist(kinds: Any) -> None:
+    with pytest.raises(ValueError, match="kinds must be some of blob, "):
+        generate_scene(0, 64, kinds=kinds)
 
 
 def test_seeds_differ_and_global_state_is_left_alone() -> None:

@@ -351,6 +351,9 @@ def test_generated_scenes_join_files(records: list[ImageRecord]) -> None:
     assert not any(torch.equal(scene.image, other.image) for other in others)
     with pytest.raises(ValueError, match="at least 1, got 0"):
         SyntheticSource(0)
+    assert SyntheticSource(3, S, kinds=["blob"]).key(0) == "synthetic/blob/000000"
+    with pytest.raises(ValueError, match="kinds must be some of"):
+        SyntheticSource(3, S, kinds=["cloud"])
 
 
 @pytest.mark.parametrize(
