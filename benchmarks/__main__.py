@@ -10,10 +10,11 @@ from typing import Any
 
 import typer
 
-from benchmarks import boundary_ap, inference, train
+from benchmarks import boundary_ap, curves, inference, train
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "inference": inference.command,
+    "curves": curves.command,
     "train": train.command,
     "boundary_ap": boundary_ap.command,
 }

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import boundary_ap
+from benchmarks import boundary_ap, curves
 from benchmarks.published_boundary import as_dataset, as_results
 from benchmarks.published_boundary import boundary_ap as boundary_ap_plainly
 from benchmarks.published_train import PublishedTrainer
@@ -65,11 +65,29 @@ def test_a_quick_run_of_inference(tmp_path: Path) -> None:
     assert all(row["seconds"] > 0 and row["calls"] == 1 for row in rows.values())
 
 
+@pytest.mark.slow
+def test_a_quick_run_of_curves(tmp_path: Path) -> None:
+    done = benchmark("curves", "--quick", "--plots", str(tmp_path), "--json", str(tmp_path / "curves.json"))
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "curves.json").read_text("utf-8"))
+    assert list(result["curves"]) == [curve.name for curve in curves.CURVES]
+    for curve in curves.CURVES:
+        points = result["curves"][curve.name]
+        assert [point["size"] for point in points] == list(curve.quick) and curve.title in done.stdout
+        assert all(point["seconds"] > 0 for point in points)
+        assert (tmp_path / f"{curve.name}_s.png").is_file()
+    assert result["curves"]["at_once"][1]["returned_mb"] > 0
+
+
 def test_unknown_names_are_one_line_and_exit_code_2() -> None:
     done = benchmark("train", "--model", "vit_x")
     assert done.returncode == 2 and "vit_x" in done.stderr and "vit_b" in done.stderr
     done = benchmark("inference", "--question", "boxes7")
     assert done.returncode == 2 and "boxes7" in done.stderr and "boxes64" in done.stderr
+    done = benchmark("curves", "--curve", "prompts", "--curve", "points")
+    assert done.returncode == 2 and "points" in done.stderr and "at_once" in done.stderr
+    done = benchmark("curves", "--curve", "side", "--largest", "10")
+    assert done.returncode == 2 and "leaves nothing of side" in done.stderr
 
 
 def training_batch(folder: Path, kinds: dict[str, float]) -> Batch:
