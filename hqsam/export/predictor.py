@@ -160,6 +160,8 @@ class OnnxPredictor:
             tokens.append(self._transform.apply_boxes(boxes, size).reshape(count, 2, 2))
             marks.append(np.tile(_BOX_CORNERS, (count, 1)))
         shape = (1, self._mask_side, self._mask_side)
+        if mask is not None and not np.issubdtype(np.asarray(mask).dtype, np.floating):
+            raise ValueError(f"mask_input must be floating-point logits, got {np.asarray(mask).dtype}")
         logits = np.zeros((count, *shape)) if mask is None else finite(mask, "mask_input")
         expected = (count, *shape) if many or mask is None else shape
         if logits.shape != expected:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -18,7 +19,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MAX_BODY = 64 * 2**20
 OWN_HEADER = "x-hqsam-request"
-COOKIE = "hqsam_token"
+COOKIE = "hqsam_token_"
+"""Begin of the cookie's name. Cookies do not know ports: two servers of one machine need two names."""
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _EVERY_ADDRESS = frozenset({"0.0.0.0", "::"})
 _SAFE_METHODS = frozenset({"GET", "HEAD"})
@@ -50,6 +52,7 @@ class Guard:
 
     def __init__(self, app: App, *, host: str = "127.0.0.1", token: str | None = None) -> None:
         self.app, self.token = app, token
+        self.cookie = COOKIE + hashlib.sha256((token or "").encode()).hexdigest()[:12]
         self.hosts = None if host in _EVERY_ADDRESS else LOOPBACK | {host.lower()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -94,7 +97,7 @@ class Guard:
         given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [])
         if len(given) != 1 or not _equal(given[0], self.token):
             return None
-        return f"{COOKIE}={self.token}; HttpOnly; SameSite=Strict; Path=/".encode("latin-1")
+        return f"{self.cookie}={self.token}; HttpOnly; SameSite=Strict; Path=/".encode("latin-1")
 
     def _is_known(self, headers: dict[str, str]) -> bool:
         if self.token is None:
@@ -104,7 +107,7 @@ class Guard:
             return _equal(bearer.strip(), self.token)
         # Not by `http.cookies`, which gives up at the first cookie of another server that is not as it should be.
         cookies = (part.strip().partition("=") for part in headers.get("cookie", "").split(";"))
-        return any(name == COOKIE and _equal(value, self.token) for name, _, value in cookies)
+        return any(name == self.cookie and _equal(value, self.token) for name, _, value in cookies)
 
 
 def _equal(given: str, token: str) -> bool:

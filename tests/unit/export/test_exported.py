@@ -187,6 +187,8 @@ def test_predictor(hq: Sam, folder: Path, hw: tuple[int, int]) -> None:
         exported.predict()
     with pytest.raises(ValueError, match=r"mask_input must have shape \(1, 32, 32\)"):
         exported.predict(box=box, mask_input=np.zeros((1, 16, 16)))
+    with pytest.raises(ValueError, match="must be floating-point logits, got bool"):
+        exported.predict(box=box, mask_input=np.zeros((1, LOW, LOW), bool))
     with pytest.raises(ValueError, match="inverted"):
         exported.predict(box=[9, 0, 1, 1])
 

@@ -77,9 +77,10 @@ def test_a_token_is_needed(locked_client: Any) -> None:
     for wrong in (f"Bearer {TOKEN}x", "Bearer ", "Bearer", TOKEN, f"Basic {TOKEN}", "Bearer ü"):
         assert locked_client.get("/api/state", headers={"authorization": wrong.encode()}).status_code == 401, wrong
     assert locked_client.get("/api/state", headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
-    for wrong in ("hqsam_token=x", "hqsam_token=", "x=y;;;", '"'):
+    name = guard.Guard(None, token=TOKEN).cookie  # type: ignore[arg-type]
+    for wrong in (f"{name}=x", f"{name}=", f"hqsam_token={TOKEN}", "x=y;;;", '"'):
         assert locked_client.get("/api/state", headers={"cookie": wrong}).status_code == 401, wrong
-    for others in (f'other={{"a": "b c"}}; hqsam_token={TOKEN}', f"x[]=é; hqsam_token=old; hqsam_token={TOKEN}"):
+    for others in (f'other={{"a": "b c"}}; {name}={TOKEN}', f"x[]=é; {name}=old; {name}={TOKEN}"):
         # of other servers on this machine: cookies do not know ports
         assert locked_client.get("/api/state", headers={"cookie": others.encode()}).status_code == 200, others
     for query in ("token=x", f"token={TOKEN}&token={TOKEN}", "token=", "%ff"):
@@ -91,6 +92,7 @@ def test_a_page_that_is_opened_with_the_token_keeps_it(locked_client: Any) -> No
     answer = locked_client.get(f"/?token={TOKEN}", follow_redirects=False)
     assert answer.status_code == 303 and answer.headers["location"] == "/"
     cookie = answer.headers["set-cookie"]
+    assert not cookie.startswith(guard.Guard(None, token="another server's").cookie)  # type: ignore[arg-type]
     assert "HttpOnly" in cookie and "SameSite=Strict" in cookie
     assert locked_client.get("/api/state").status_code == 200  # the client keeps cookies
     assert locked_client.post("/api/prefetch", json={"ids": []}).status_code == 200
