@@ -26,7 +26,9 @@ logger = logging.getLogger(__name__)
 MAX_PIXELS = 150_000_000
 """Of one picture; decoding takes 3 bytes each, and a file of a few kB can claim any number."""
 THUMBNAIL_SIDE = 256
-_BROWSER_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
+_BROWSER_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "MPO": "image/jpeg"}
+_JPEG = frozenset({"JPEG", "MPO"})
+"""MPO: a JPEG with others behind it, as telephones write them; browsers and `read_image` see the first."""
 _EXIF_ORIENTATION = 274
 _PNG_SIGNATURE = 8
 """Bytes of a PNG before its first chunk."""
@@ -64,6 +66,15 @@ class Picture:
         if found is None:
             raise DataError(f"picture {self.relative!r} is not in the folder any more")
         return found
+
+    def tag(self) -> str:
+        """Changes with the file: by its size and the time of its last change.
+
+        Raises:
+            DataError: it is gone, or has become a link that leads out of the folder.
+        """
+        state = self.path().stat()
+        return f'"{state.st_mtime_ns:x}-{state.st_size:x}"'
 
     def read(self) -> NDArray[np.uint8]:
         """(H, W, 3) uint8 RGB, upright.
@@ -231,4 +242,5 @@ def _has_text_at_the_end(path: Path) -> bool:
 
 def _is_shown_alike(image: Image, orientation: int | None) -> bool:
     """Whether a browser shows what `read_image` reads: turned pictures as JPEG alone, and no moving ones."""
-    return (orientation in (None, 1) or image.format == "JPEG") and getattr(image, "n_frames", 1) == 1
+    upright = orientation in (None, 1) or image.format in _JPEG
+    return upright and (image.format in _JPEG or getattr(image, "n_frames", 1) == 1)

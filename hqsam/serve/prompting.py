@@ -17,8 +17,8 @@ from hqsam.rle import encode_masks
 from hqsam.serve.messages import PredictRequest, PreviousMask, RefusedError
 from hqsam.serve.pictures import Picture
 
-KEPT_ANSWERS = 64
-"""Whose logits can be fed back; three masks take 0.8 MB at an input size of 1024."""
+KEPT_BYTES = 256 * 2**20
+"""Of logits that can be fed back: 340 answers of three masks at an input size of 1024, of all who annotate."""
 
 
 class _Answer(NamedTuple):
@@ -27,10 +27,15 @@ class _Answer(NamedTuple):
 
 
 class Answers:
-    """The logits of the last answers, to be fed back as mask prompts."""
+    """The logits of the last answers, to be fed back as mask prompts.
 
-    def __init__(self, capacity: int = KEPT_ANSWERS) -> None:
+    Args:
+        capacity: bytes of logits that are kept; the newest answer always is.
+    """
+
+    def __init__(self, capacity: int = KEPT_BYTES) -> None:
         self.capacity = capacity
+        self._bytes = 0
         self._kept: OrderedDict[str, _Answer] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -39,8 +44,9 @@ class Answers:
         name = uuid.uuid4().hex
         with self._lock:
             self._kept[name] = _Answer(picture.id, logits)
-            while len(self._kept) > self.capacity:
-                self._kept.popitem(last=False)
+            self._bytes += logits.nbytes
+            while self._bytes > self.capacity and len(self._kept) > 1:
+                self._bytes -= self._kept.popitem(last=False)[1].logits.nbytes
         return name
 
     def logits(self, picture: Picture, previous: PreviousMask) -> NDArray[np.float32]:

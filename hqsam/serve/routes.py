@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Literal, TypeVar
 
-from fastapi import APIRouter, HTTPException, Query, Response
+from fastapi import APIRouter, HTTPException, Query, Request, Response
 
 from hqsam import __version__
 from hqsam.serve.files import MEDIA_TYPES, FileFolder
@@ -45,15 +46,25 @@ def picture_routes(service: Service) -> APIRouter:
         return {"total": len(service.pictures), "images": [service.summary(picture) for picture in chosen]}
 
     @router.get("/images/{image}/file", response_class=Response)
-    def file(image: str) -> Response:
-        content, media_type = _picture(service, image).file()
-        return Response(content, media_type=media_type)
+    def file(image: str, request: Request) -> Response:
+        picture = _picture(service, image)
+        return _unless_known(request, picture, picture.file)
 
     @router.get("/images/{image}/thumbnail", response_class=Response)
-    def thumbnail(image: str) -> Response:
-        return Response(_picture(service, image).thumbnail(), media_type="image/jpeg")
+    def thumbnail(image: str, request: Request) -> Response:
+        picture = _picture(service, image)
+        return _unless_known(request, picture, lambda: (picture.thumbnail(), "image/jpeg"))
 
     return router
+
+
+def _unless_known(request: Request, picture: Picture, make: Callable[[], tuple[bytes, str]]) -> Response:
+    """Content and media type that `make` gives, or 304 where the browser has it of the file as it is now."""
+    headers = {"etag": picture.tag(), "cache-control": "private, no-cache"}
+    if request.headers.get("if-none-match") == headers["etag"]:
+        return Response(status_code=304, headers=headers)
+    content, media_type = make()
+    return Response(content, media_type=media_type, headers=headers)
 
 
 def annotation_routes(service: Service) -> APIRouter:

@@ -71,6 +71,30 @@ def test_thumbnails(client: Any, photos: Path) -> None:
     assert decoded(big.thumbnail()).shape == (256, 128, 3)
 
 
+@pytest.mark.parametrize("what", ["file", "thumbnail"])
+def test_a_browser_asks_again_and_gets_only_what_changed(client: Any, photos: Path, what: str) -> None:
+    address = f"/api/images/{ids(client)[0]}/{what}"
+    first = client.get(address)
+    assert first.headers["cache-control"] == "private, no-cache"
+    known = {"if-none-match": first.headers["etag"]}
+    again = client.get(address, headers=known)
+    assert again.status_code == 304 and again.content == b"" and again.headers["etag"] == first.headers["etag"]
+    pixels = read_image(photos / "a.png")
+    Image.fromarray(255 - pixels).save(photos / "a.png", compress_level=1)
+    changed = client.get(address, headers=known)
+    assert changed.status_code == 200 and changed.content != first.content
+    (photos / "a.png").unlink()
+    assert client.get(address, headers=known).status_code not in (200, 304)
+
+
+def test_pictures_of_telephones_go_out_as_they_are(photos: Path) -> None:
+    first, second = (Image.new("RGB", (30, 20), color) for color in ("red", "blue"))
+    first.save(photos / "phone.jpg", format="MPO", save_all=True, append_images=[second])
+    found = {picture.relative: picture for picture in find_pictures(photos)}
+    assert found["phone.jpg"].file() == ((photos / "phone.jpg").read_bytes(), "image/jpeg")
+    assert (found["phone.jpg"].read()[..., 0] > 200).all()
+
+
 def test_turned_pictures_are_upright(photos: Path, model: Sam, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     exif = Image.Exif()

@@ -111,7 +111,7 @@ def test_previous_answers_belong_to_their_image(client: Any) -> None:
 
 def test_old_answers_are_forgotten(photos: Path) -> None:
     picture = find_pictures(photos)[0]
-    answers = Answers(capacity=2)
+    answers = Answers(capacity=2 * 64)  # bytes: two answers
     names = [answers.keep(picture, np.full((1, 4, 4), number, np.float32)) for number in range(2)]
     assert answers.logits(picture, PreviousMask(answer=names[0], candidate=0)).shape == (1, 4, 4)
     answers.keep(picture, np.zeros((1, 4, 4), np.float32))  # the second one is used the least
