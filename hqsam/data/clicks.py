@@ -65,6 +65,32 @@ def correction_click(pred: NDArray[np.bool_], truth: NDArray[np.bool_], before: 
     return Click(x, y, positive)
 
 
+def surplus_click(
+    pred: NDArray[np.bool_], truth: NDArray[np.bool_], min_depth: float = 3.0
+) -> tuple[Click, NDArray[np.bool_]] | None:
+    """A negative click at the centre of the deepest region that an answer took too much, and that region.
+
+    Args:
+        pred: (H, W) bool, the answer.
+        truth: (H, W) bool.
+        min_depth: pixels from the click to the nearest one that is right; nobody clicks on a thinner fringe.
+
+    Returns:
+        The click and the (H, W) bool region, connected over edges and corners, that it is in; None where no surplus is
+        deep enough.
+    """
+    import cv2
+
+    surplus = pred & ~truth
+    depth = _depth(surplus)
+    y, x = divmod(int(np.argmax(depth)), depth.shape[1])
+    if depth[y, x] < min_depth:
+        return None
+    _, labels = cv2.connectedComponents(surplus.astype(np.uint8), connectivity=8)
+    region: NDArray[np.bool_] = labels == labels[y, x]
+    return Click(x, y, False), region
+
+
 def random_pixels(inside: NDArray[np.bool_], count: int, rng: np.random.Generator) -> NDArray[np.float32]:
     """Different random pixels of a mask, all equally likely.
 

@@ -1,7 +1,8 @@
 """Curves over prompts: mask IoU and boundary IoU after each click, each number of points, each level of noise.
 
 What a step is called says what it was: "click3" the third click, "points5" five random points, "noise0.2" a box with
-noise of scale 0.2, "point" the best-scored mask of a single point and "oracle" the best of its masks.
+noise of scale 0.2, "point" the best-scored mask of a single point and "oracle" the best of its masks, "box" the true
+box and "negative" a negative click after it.
 """
 
 from __future__ import annotations
@@ -33,10 +34,11 @@ class PromptSample(NamedTuple):
     set: str
     image: str
     object: int
-    prompt: str  # "clicks", "points", "boxes" or "point"
+    prompt: str  # "clicks", "points", "boxes", "point" or "negative"
     predictions: Mapping[str, Mapping[str, NDArray[np.bool_]]]  # column -> step -> (H, W) bool
     targets: Sequence[NDArray[np.bool_]]  # (H, W) bool each: annotations of the same object, the best of them counts
     scores: Mapping[str, Mapping[str, Mapping[str, float]]] = {}  # column -> step -> source -> the mask's score
+    removed: Mapping[str, Mapping[str, float]] = {}  # column -> what a negative click took away, see `PromptRecord`
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class PromptRecord:
         miou: column -> step -> mask IoU.
         mbiou: column -> step -> boundary IoU.
         scores: column -> step -> source ("sam", "own", "own_boundary") -> what it says of the mask; may be empty.
+        removed: column -> "pixel" (1 where a negative click's own pixel left the mask, else 0) and "region" (which
+            share of the surplus region around it did); without columns where nothing was to be removed.
     """
 
     set: str
@@ -60,6 +64,7 @@ class PromptRecord:
     miou: dict[str, dict[str, float]]
     mbiou: dict[str, dict[str, float]]
     scores: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    removed: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[str, str, int, str]:
@@ -77,7 +82,7 @@ class PromptRecord:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data; the constructor takes it back as keywords."""
-        return {name: value for name, value in asdict(self).items() if name != "scores" or value}
+        return {name: value for name, value in asdict(self).items() if name not in ("scores", "removed") or value}
 
 
 def score_prompts(sample: PromptSample, dilation_ratio: float = DILATION_RATIO) -> PromptRecord:
@@ -104,7 +109,8 @@ def score_prompts(sample: PromptSample, dilation_ratio: float = DILATION_RATIO) 
             miou[column][step] = max(mask_iou(pred, target) for target in sample.targets)
             mbiou[column][step] = max(mask_iou(ring, target) for target in rings)
     scores = {column: {step: dict(by) for step, by in steps.items()} for column, steps in sample.scores.items()}
-    return PromptRecord(sample.set, sample.image, sample.object, sample.prompt, miou, mbiou, scores)
+    removed = {column: dict(shares) for column, shares in sample.removed.items()}
+    return PromptRecord(sample.set, sample.image, sample.object, sample.prompt, miou, mbiou, scores, removed)
 
 
 class PromptScores(Collected[PromptRecord]):
@@ -161,8 +167,9 @@ def prompt_metrics(
     Returns:
         "miou_STEP" and "mbiou_STEP" in percent for each step. From clicks also "noc85" and "noc90", the mean number of
         clicks until the mask IoU is reached, where an object that never reaches it counts with all its clicks, and
-        "nof85" and "nof90", how many of those there are. Where scores were recorded, `score_correlations` of each step
-        and of all steps together. "n" objects, whatever they were prompted with.
+        "nof85" and "nof90", how many of those there are. From negative clicks "removed_pixel" and "removed_region", in
+        percent of the "n_negative" objects that had something to remove. Where scores were recorded,
+        `score_correlations` of each step and of all steps together. "n" objects, whatever they were prompted with.
 
     Raises:
         ValueError: records of one kind of prompt with different steps.
@@ -187,6 +194,11 @@ def prompt_metrics(
             needed = [clicks_to_reach(curve, target) for curve in curves]
             scores[f"noc{name}"] = math.fsum(count or len(curves[0]) for count in needed) / len(needed)
             scores[f"nof{name}"] = sum(count is None for count in needed)
+    gone = [record.removed[column] for record in records if column in record.removed]
+    for name in ("pixel", "region") if gone else ():
+        scores[f"removed_{name}"] = _percent([shares[name] for shares in gone])
+    if gone:
+        scores["n_negative"] = len(gone)
     scores |= score_correlations(records, column)
     scores["n"] = len({(record.image, record.object) for record in records})
     return scores

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from hqsam.boxes import mask_to_box
 from hqsam.data import open_dataset
 from hqsam.data.boundaries import read_bsds
-from hqsam.data.clicks import central_click, correction_click
+from hqsam.data.clicks import central_click, correction_click, surplus_click
 from hqsam.engine.evaluation.clicks import ClickOptions, ClickTask
 from hqsam.engine.evaluation.edges import EdgeOptions, EdgeTask
 from hqsam.engine.evaluation.mattes import MatteTask
 from hqsam.errors import DataError
 from hqsam.images import write_image
 from hqsam.metrics import mask_iou
+from hqsam.metrics.clicks import PromptRecord, PromptSample, PromptScores
 from hqsam.models import Sam, ScoreHead
 from hqsam.predictor import SamPredictor
 from hqsam.registry import create_model
@@ -113,6 +114,36 @@ def test_the_numbers_are_the_predictors(model: Sam, pack: Path) -> None:
     assert records["clicks"]["click2"] == mask_iou(masks[0], truth)
     masks, _, _ = predictor.predict(box=mask_to_box(truth), multimask_output=False, fusion="sum")
     assert records["boxes"]["noise0"] == mask_iou(masks[0], truth)
+
+
+def test_negative_clicks_by_hand(model: Sam, pack: Path) -> None:
+    task = ClickTask(model, open_dataset(pack), ClickOptions(prompts=("negative",), columns=("sum",)))
+    item = task.items[0]
+    loaded = task.load(item)
+    (record,) = task.run(item, loaded)
+    truth, box = loaded.targets[0], mask_to_box(loaded.targets[0])
+    predictor = SamPredictor(model)
+    predictor.set_image(loaded.image)
+    before, _, logits = predictor.predict(box=box, multimask_output=False, fusion="sum", refine="none")
+    assert record.miou["sum"]["box"] == mask_iou(before[0], truth)
+    found = surplus_click(before[0], truth)
+    assert found is not None, "this model must take too much somewhere for the test to say anything"
+    (x, y, _), region = found
+    after = predictor.predict([[x, y]], [0], box, logits, multimask_output=False, fusion="sum", refine="none")[0][0]
+    assert record.miou["sum"]["negative"] == mask_iou(after, truth)
+    assert record.removed["sum"]["pixel"] == float(not after[y, x])
+    assert record.removed["sum"]["region"] == pytest.approx((region & ~after).sum() / region.sum())
+    assert PromptRecord(**record.as_dict()) == record
+    scores = done(task)["s"]["sum"]
+    assert 1 <= scores["n_negative"] <= scores["n"] and 0 <= scores["removed_region"] <= 100
+
+
+def test_without_surplus_nothing_is_removed() -> None:
+    mask = np.ones((8, 8), dtype=bool)
+    sample = PromptSample("s", "a", 0, "negative", {"sum": {"box": mask, "negative": mask}}, [mask])
+    scores = PromptScores()
+    assert "removed" not in scores.update(sample).as_dict()
+    assert not {"removed_pixel", "n_negative"} & set(scores.compute()["s"]["sum"])
 
 
 def test_a_recommended_refinement_changes_no_clicks_and_no_mattes(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hqsam.data import ImageRecord, load_object_masks
-from hqsam.data.clicks import Click, central_click, correction_click, random_pixels, shaken_box
+from hqsam.data.clicks import Click, central_click, correction_click, random_pixels, shaken_box, surplus_click
 from hqsam.data.seeding import make_generator
 from hqsam.engine.evaluation.columns import COLUMNS, choose_columns, column_scores, describe_scores
 from hqsam.engine.evaluation.plan import plan_items
@@ -23,7 +23,7 @@ from hqsam.models import Sam
 from hqsam.predictor import SamPredictor
 from hqsam.types import SCORE_SOURCES, Fusion, ScoreSource
 
-PromptKind = Literal["clicks", "points", "point", "boxes"]
+PromptKind = Literal["clicks", "points", "point", "boxes", "negative"]
 Mask = NDArray[np.bool_]
 Scores = dict[str, float]
 """Source -> what it says of a mask; empty where no correlations are measured."""
@@ -34,9 +34,10 @@ class ClickOptions:
     """What is asked.
 
     Attributes:
-        prompts: which of the four: "clicks", each at the centre of what is still wrong; "points", random points of the
+        prompts: which of the five: "clicks", each at the centre of what is still wrong; "points", random points of the
             object; "point", its central point alone, as in SAM's evaluation of single points; "boxes", the true box
-            with noise.
+            with noise; "negative", the true box and then one negative click where its answer took most of something
+            else, with the box and the answer's logits.
         clicks: how many clicks.
         points: numbers of random points; smaller sets are the beginning of larger ones.
         noise: scales of the noise of the box, see `hqsam.data.clicks.shaken_box`.
@@ -150,7 +151,8 @@ class ClickTask:
                 masks = {column: {step: mask for step, (mask, _) in steps.items()} for column, steps in found.items()}
                 scores = {column: {step: by for step, (_, by) in steps.items()} for column, steps in found.items()}
                 kept = scores if self.options.correlation else {}
-                sample = PromptSample(item.set, item.image, k, kind, masks, [target], kept)
+                removed = _removed(masks, target) if kind == "negative" else {}
+                sample = PromptSample(item.set, item.image, k, kind, masks, [target], kept, removed)
                 records.append(score_prompts(sample, self.options.dilation_ratio))
         return records
 
@@ -172,7 +174,13 @@ class ClickTask:
             target: (H, W) bool, with a pixel inside.
             key: of the image and the object, for the random draws.
         """
-        make = {"clicks": self._clicks, "points": self._points, "point": self._point, "boxes": self._boxes}[kind]
+        make = {
+            "clicks": self._clicks,
+            "points": self._points,
+            "point": self._point,
+            "boxes": self._boxes,
+            "negative": self._negative,
+        }[kind]
         return {column: dict(make(target, column, key)) for column in self.columns}
 
     def _clicks(self, target: Mask, column: Fusion, key: tuple[str, int]) -> Iterator[_Step]:
@@ -214,6 +222,23 @@ class ClickTask:
             masks, scores, _ = self._predict(column, box=box, multimask_output=False)
             yield f"noise{scale:g}", (masks[0], _of_row(scores, 0))
 
+    def _negative(self, target: Mask, column: Fusion, key: tuple[str, int]) -> Iterator[_Step]:
+        box = tight_box(target.view(np.uint8) * 255)
+        masks, scores, logits = self._predict(column, box=box, multimask_output=False)
+        yield "box", (masks[0], _of_row(scores, 0))
+        found = surplus_click(masks[0], target)
+        if found is not None:
+            point = np.array([[found[0].x, found[0].y]])
+            masks, scores, _ = self._predict(
+                column,
+                point_coords=point,
+                point_labels=np.array([0]),
+                box=box,
+                mask_input=logits,
+                multimask_output=False,
+            )
+        yield "negative", (masks[0], _of_row(scores, 0))
+
     def _ask(
         self, column: Fusion, points: NDArray[np.float32], labels: NDArray[np.int64], logits: NDArray[np.float32] | None
     ) -> tuple[tuple[Mask, Scores], NDArray[np.float32]]:
@@ -250,6 +275,8 @@ class ClickTask:
             "logits fed back",
             "points": f"{', '.join(map(str, o.points))} random points of the object, seed {o.seed}",
             "point": "the object's central point; best-scored of the masks, and the best of them (oracle)",
+            "negative": "true box, then with it a negative click at the centre of its answer's deepest surplus region, "
+            "if that is 3 pixels deep; logits fed back",
             "boxes": f"true box with noise of scale {', '.join(f'{s:g}' for s in o.noise)}, seed {o.seed}",
         }
         return {
@@ -263,6 +290,19 @@ class ClickTask:
             "resolution": self.predictor.model.image_size,
             "max_per_source": "all" if o.max_per_source is None else o.max_per_source,
         }
+
+
+def _removed(masks: Mapping[str, Mapping[str, Mask]], target: Mask) -> dict[str, dict[str, float]]:
+    """Column -> which share of what its negative click was put on is gone; see `PromptRecord`."""
+    removed = {}
+    for column, steps in masks.items():
+        found = surplus_click(steps["box"], target)
+        if found is not None:
+            click, region = found
+            left = steps["negative"]
+            shares = {"pixel": float(not left[click.y, click.x]), "region": 1 - float(left[region].mean())}
+            removed[column] = shares
+    return removed
 
 
 def _of_row(scores: Mapping[ScoreSource, NDArray[np.float32]], row: int) -> Scores:

@@ -93,7 +93,9 @@ class VideoConfig:
 class ClickConfig:
     """Of `task=clicks`: points, boxes with noise, and clicks that correct."""
 
-    prompts: list[str] = setting(["clicks"], "of clicks, points, point (the central one), boxes (with noise)")
+    prompts: list[str] = setting(
+        ["clicks"], "of clicks, points, point (the central one), boxes (with noise), negative (a click after the box)"
+    )
     clicks: int = setting(20, "clicks at most", at_least=1)
     points: list[int] = setting([1, 3, 5, 7, 9], "numbers of random points of the object")
     noise: list[float] = setting([0.0, 0.2, 0.4], "scales of the noise of the box")

@@ -23,6 +23,7 @@ METRIC_TITLES = {
     "n": "objects",
     "pearson": "Pearson",
     "spearman": "Spearman",
+    "removed": "removed",
 }
 """Metrics whose name is not simply printed in capitals."""
 _SHORT = 20

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from hqsam.data.clicks import Click, central_click, correction_click, random_pixels, shaken_box
+from hqsam.data.clicks import Click, central_click, correction_click, random_pixels, shaken_box, surplus_click
 
 HW = (40, 60)
 
@@ -95,3 +95,20 @@ def test_noise_of_a_box() -> None:
     assert (cut >= 0).all() and (cut <= [59, 39, 59, 39]).all()
     with pytest.raises(ValueError, match="within 0 and 1"):
         shaken_box(true, 1.5, HW, np.random.default_rng(0))
+
+
+def test_a_click_on_the_deepest_surplus() -> None:
+    truth = np.zeros((40, 60), dtype=bool)
+    truth[5:20, 5:20] = True
+    pred = truth.copy()
+    pred[5:20, 20:25] = True  # 5 wide, joined to the object
+    pred[25:38, 40:53] = True  # 13 wide
+    pred[38, 53] = True  # joined to it by a corner
+    found = surplus_click(pred, truth)
+    assert found is not None
+    click, region = found
+    assert click == Click(46, 31, False)
+    assert region[25:38, 40:53].all() and region[38, 53] and region.sum() == 13 * 13 + 1
+    assert surplus_click(pred, truth, min_depth=7.5) is None
+    assert surplus_click(truth, truth) is None and surplus_click(np.zeros_like(truth), truth) is None
+    assert surplus_click(np.ones_like(truth), np.zeros_like(truth)) is not None
