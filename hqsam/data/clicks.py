@@ -73,7 +73,8 @@ def surplus_click(
     Args:
         pred: (H, W) bool, the answer.
         truth: (H, W) bool.
-        min_depth: pixels from the click to the nearest one that is right; nobody clicks on a thinner fringe.
+        min_depth: pixels from the click to the nearest one that is no surplus or beyond the image; nobody clicks on a
+            thinner fringe.
 
     Returns:
         The click and the (H, W) bool region, connected over edges and corners, that it is in; None where no surplus is
@@ -84,7 +85,7 @@ def surplus_click(
     surplus = pred & ~truth
     depth = _depth(surplus)
     y, x = divmod(int(np.argmax(depth)), depth.shape[1])
-    if depth[y, x] < min_depth:
+    if depth[y, x] < max(min_depth, 1.0):  # every pixel of a surplus has at least 1
         return None
     _, labels = cv2.connectedComponents(surplus.astype(np.uint8), connectivity=8)
     region: NDArray[np.bool_] = labels == labels[y, x]

@@ -68,13 +68,20 @@ class Picture:
         return found
 
     def tag(self) -> str:
-        """Changes with the file: by its size and the time of its last change.
+        """Changes with the file, and is another one for a file of another folder.
+
+        Size and time of writing are not enough: archives and tools that keep times give them to other pixels. The time
+        of the last change of any kind cannot be set, and the number of the file tells two files of one time apart.
 
         Raises:
             DataError: it is gone, or has become a link that leads out of the folder.
         """
-        state = self.path().stat()
-        return f'"{state.st_mtime_ns:x}-{state.st_size:x}"'
+        try:
+            state = self.path().stat()
+        except OSError as error:
+            raise DataError(f"picture {self.relative!r} cannot be read: {error.strerror}") from error
+        facts = state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
+        return f'"{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}"'
 
     def read(self) -> NDArray[np.uint8]:
         """(H, W, 3) uint8 RGB, upright.

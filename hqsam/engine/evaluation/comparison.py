@@ -21,7 +21,7 @@ _EXPECTED_TO_DIFFER = ("model", "versions")
 """Parts of a protocol whose difference does not make numbers incomparable."""
 _MAIN = ("sum", "hq", "sam")
 _OVER_FRAMES = ("j", "f")
-_SHARES = ("miou", "mbiou", *_OVER_FRAMES)
+_SHARES = ("miou", "mbiou", "removed", *_OVER_FRAMES)
 """Fields of records with numbers in [0, 1]."""
 
 

@@ -103,13 +103,14 @@ def test_steps_of_prompts_frames_of_videos_and_errors_of_mattes(
             "miou": {"sam": {"click1": 0.5, "click2": 0.6}, "sum": {"click1": 0.75, "click2": 0.6}},
         },
         {"set": "s", "video": "b", "j": {"sam": [None, 0.2, 0.4, None, 0.9], "sum": [None, 0.4, 0.6, None, 0.1]}},
+        {"set": "s", "image": "d", "removed": {"sam": {"region": 0.5}, "sum": {"region": 0.75}}},
         {"set": "s", "image": "c", "sad": {"sam": 3.0, "sum": 2.0}, "recalled": {"sam": [1, 2], "sum": [2, 3]}},
     ]
     (tmp_path / "run/records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     assert main(["compare", str(results), "--json"]) == 0
     metrics = json.loads(capsys.readouterr().out)["metrics"]
     found = {name: round(parts["mean"]["difference"], 6) for name, parts in metrics.items()}
-    assert found == {"miou_click1": 25, "miou_click2": 0, "j": 20, "sad": -1}
+    assert found == {"miou_click1": 25, "miou_click2": 0, "j": 20, "removed_region": 25, "sad": -1}
 
 
 @pytest.mark.parametrize(

@@ -111,4 +111,5 @@ def test_a_click_on_the_deepest_surplus() -> None:
     assert region[25:38, 40:53].all() and region[38, 53] and region.sum() == 13 * 13 + 1
     assert surplus_click(pred, truth, min_depth=7.5) is None
     assert surplus_click(truth, truth) is None and surplus_click(np.zeros_like(truth), truth) is None
+    assert surplus_click(truth, truth, min_depth=0) is None
     assert surplus_click(np.ones_like(truth), np.zeros_like(truth)) is not None

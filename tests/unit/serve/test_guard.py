@@ -31,7 +31,8 @@ def test_every_answer_carries_the_headers(client: Any) -> None:
         policy = answer.headers["content-security-policy"]
         assert "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self' blob:;" in policy
         assert "unsafe-inline" not in policy and "access-control-allow-origin" not in answer.headers
-        assert answer.headers["cache-control"] in ("no-store", "private, no-cache")
+        is_picture = answer.request.url.path.endswith("/file")
+        assert answer.headers["cache-control"] == ("private, no-cache" if is_picture else "no-store")
 
 
 @pytest.mark.parametrize(
@@ -96,6 +97,14 @@ def test_a_page_that_is_opened_with_the_token_keeps_it(locked_client: Any) -> No
     assert "HttpOnly" in cookie and "SameSite=Strict" in cookie
     assert locked_client.get("/api/state").status_code == 200  # the client keeps cookies
     assert locked_client.post("/api/prefetch", json={"ids": []}).status_code == 200
+
+
+def test_nobody_learns_without_the_token_that_a_picture_is_unchanged(locked_client: Any, service: Service) -> None:
+    address = f"/api/images/{next(iter(service.pictures))}/file"
+    bearer = {"authorization": f"Bearer {TOKEN}"}
+    known = {"if-none-match": locked_client.get(address, headers=bearer).headers["etag"]}
+    assert locked_client.get(address, headers=known).status_code == 401
+    assert locked_client.get(address, headers=known | bearer).status_code == 304
 
 
 def test_a_token_does_not_replace_the_other_checks(locked_client: Any) -> None:

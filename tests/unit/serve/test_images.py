@@ -87,6 +87,21 @@ def test_a_browser_asks_again_and_gets_only_what_changed(client: Any, photos: Pa
     assert client.get(address, headers=known).status_code not in (200, 304)
 
 
+def test_a_picture_put_in_the_place_of_another_has_another_tag(client: Any, photos: Path, tmp_path: Path) -> None:
+    """Unpacked archives and tools that keep times give different files one size and one time."""
+    folders = [tmp_path / name for name in ("first", "second")]
+    for seed, folder in enumerate(folders):
+        os.utime(draw(folder / "a.bmp", (8, 8), seed), (0, 0))
+    first, second = (find_pictures(folder)[0] for folder in folders)  # of two servers, one after the other on one port
+    assert first.id == second.id and first.tag() != second.tag()
+    address, path = f"/api/images/{ids(client)[2]}/file", photos / "deep/er/c.bmp"
+    known, before = {"if-none-match": client.get(address).headers["etag"]}, path.stat()
+    height, width = SIZES["deep/er/c.bmp"]
+    os.utime(draw(path, (width, height)), ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert client.get(address, headers=known).status_code == 422
+
+
 def test_pictures_of_telephones_go_out_as_they_are(photos: Path) -> None:
     first, second = (Image.new("RGB", (30, 20), color) for color in ("red", "blue"))
     first.save(photos / "phone.jpg", format="MPO", save_all=True, append_images=[second])
