@@ -61,7 +61,7 @@ class Embeddings:
         self.folder = folder / self.fingerprint[:16]
         self.encoded = encoded
         self._order = list(pictures)
-        self._predictors: OrderedDict[str, SamPredictor] = OrderedDict()
+        self._predictors: OrderedDict[str, tuple[str, SamPredictor]] = OrderedDict()  # with the tag of the file
         self._jobs: dict[str, Job[SamPredictor]] = {}
         self._lock = threading.Lock()
 
@@ -118,11 +118,12 @@ class Embeddings:
         Raises:
             DataError: the picture cannot be read.
         """
-        found = self._predictors.get(picture.id)
-        if found is None:
+        tag = picture.tag()
+        known, found = self._predictors.get(picture.id, ("", None))
+        if found is None or known != tag:  # a picture may be replaced by one of the same size
             found = SamPredictor(self.model)
             found.load_features(self._features(picture))
-            self._predictors[picture.id] = found
+            self._predictors[picture.id] = tag, found
             while len(self._predictors) > self.capacity:
                 self._predictors.popitem(last=False)
         self._predictors.move_to_end(picture.id)

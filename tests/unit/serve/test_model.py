@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from hqsam.features import PredictorFeatures, weights_fingerprint
 from hqsam.images import read_image
@@ -231,6 +232,19 @@ def test_memory_is_bounded(photos: Path, tmp_path: Path, model: Sam) -> None:
     embeddings.predictor(pictures[second])
     embeddings.predictor(pictures[first])
     assert list(embeddings._predictors) == [second, first]
+
+
+def test_a_picture_replaced_by_one_of_the_same_size_is_encoded_again(
+    service: Service, counted: list[int], photos: Path
+) -> None:
+    first = next(iter(service.pictures.values()))
+    with serving(service) as client:
+        before = ask(client, first.id, points=[[1, 1, 1]]).json()["masks"]
+        counted.clear()
+        assert ask(client, first.id, points=[[1, 1, 1]]).json()["masks"] == before and not counted
+        Image.fromarray(255 - read_image(photos / first.relative)).save(photos / first.relative)
+        assert ask(client, first.id, points=[[1, 1, 1]]).status_code == 200
+    assert counted
 
 
 def test_a_full_disk_does_not_keep_from_answering(service: Service, caplog: pytest.LogCaptureFixture) -> None:
