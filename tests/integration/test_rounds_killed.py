@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,22 +39,18 @@ def arm(moment: str) -> None:
     # an adopted model has more steps to go wrong
     found = {name: Change(before=50, after=51, low=0.5, high=2) for name in ("miou", "mbiou")}
     running.measured_changes = lambda *_: found  # type: ignore[assignment]
-    if moment == "snapshot":
-        kill_after(running, "check_snapshot", 1)
-    elif moment == "begun":
-        kill_after(Rounds, "write", 1)
-    elif moment == "training":
-        kill_after(RunLog, "steps", 2)
-    elif moment == "candidate":
-        kill_after(running, "_write_candidate", 1)
-    elif moment == "before":
-        kill_after(MaskTask, "run", 2)
-    elif moment == "after":
-        kill_after(MaskTask, "run", 5)
-    elif moment == "outcome":
-        kill_after(running, "_close", 1)
-    elif moment == "model":
-        kill_after(running, "settle_current", 2)
+    calls: dict[str, tuple[Any, str, int]] = {
+        "snapshot": (running, "check_snapshot", 1),
+        "begun": (Rounds, "write", 1),
+        "training": (RunLog, "steps", 2),
+        "candidate": (running, "_write_candidate", 1),
+        "before": (MaskTask, "run", 2),
+        "after": (MaskTask, "run", 5),
+        "outcome": (running, "_close", 1),
+        "model": (running, "settle_current", 2),
+    }
+    if moment in calls:
+        kill_after(*calls[moment])
 
 
 @pytest.mark.slow
