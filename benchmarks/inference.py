@@ -31,6 +31,7 @@ class Variant:
     name: str
     program: str
     dtype: str | None = None
+    compiled: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
     needs: str = ""
 
@@ -41,7 +42,9 @@ VARIANTS = (
     Variant("timm", "timm"),
     Variant("timm, tuned allocator", "timm", environment=TUNED, needs="cpu"),
     Variant("ours", "ours"),
+    Variant("ours, compiled", "ours", compiled=True),
     Variant("ours, bf16", "ours", dtype="auto", needs="bf16"),
+    Variant("ours, bf16, compiled", "ours", dtype="auto", compiled=True, needs="bf16"),
 )
 
 
@@ -56,8 +59,8 @@ class Question:
     quick: bool = False
 
     def asks(self, variant: Variant) -> bool:
-        """Whether the variant answers this question: timm has an encoder and nothing else."""
-        return variant.program != "timm" or self.kind == "encode"
+        """Whether the variant answers this: timm has an encoder and nothing else, and only an encoder is compiled."""
+        return self.kind == "encode" or not (variant.program == "timm" or variant.compiled)
 
 
 QUESTIONS = (
@@ -127,6 +130,7 @@ def _job(model: str, question: Question, variant: Variant, settings: Settings, w
         "kind": question.kind,
         "program": variant.program,
         "dtype": variant.dtype,
+        "compiled": variant.compiled,
         "model": model,
         "weights": weights,
         "picture": str(PICTURE),

@@ -57,6 +57,8 @@ def _encode(spec: dict[str, Any], device: torch.device) -> Prepared:
         net, image = _timm_encoder(spec).to(device), torch.zeros(1, 3, 1024, 1024, device=device)
         return Prepared(torch.no_grad()(lambda: net(image)))
     predictor, picture = _predictor(spec, device), _picture(spec)
+    if spec["compiled"]:
+        predictor.model.image_encoder.compile()
     return Prepared(lambda: predictor.set_image(picture))
 
 
