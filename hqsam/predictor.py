@@ -14,6 +14,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from hqsam.computed_from import ComputedFrom
 from hqsam.features import PredictorFeatures, image_hash, model_fingerprint
 from hqsam.geometry import ResizeLongestSide
 from hqsam.images import as_rgb_uint8
@@ -53,8 +54,8 @@ class SamPredictor:
         self.interm_features: list[Tensor] | None = None
         self.original_size: tuple[int, ...] | None = None
         self.input_size: tuple[int, ...] | None = None
-        self._hq_known: tuple[_State, Tensor] | None = None
-        self._encoded: tuple[_State, _State] | None = None
+        self._hq_known: tuple[ComputedFrom, Tensor] | None = None
+        self._encoded: tuple[ComputedFrom, ComputedFrom] | None = None
         self._image_hash = ""
         self._image: NDArray[np.uint8] | None = None
 
@@ -96,7 +97,7 @@ class SamPredictor:
         self.features = features.image_embedding
         self.interm_features = [features.early_feature.permute(0, 2, 3, 1)]
         self.is_image_set = True
-        self._encoded = _State.of_encoder(self.model), _State.of_tensors(self.features)
+        self._encoded = ComputedFrom.of_encoder(self.model), ComputedFrom.of_tensors(self.features)
 
     def get_image_embedding(self) -> Tensor:
         """(1, 256, 64, 64) embedding of the set image.
@@ -116,7 +117,7 @@ class SamPredictor:
         """
         self._require_image()
         assert self.original_size is not None and self.input_size is not None
-        if not self._is_as_encoded() or self._encoded is None or self._encoded[0] != _State.of_encoder(self.model):
+        if not self._is_as_encoded() or self._encoded is None or self._encoded[0] != ComputedFrom.of_encoder(self.model):
             raise RuntimeError(
                 "the embedding is not what this image encoder made of the set image (its weights changed, or the "
                 "attribute was replaced): set the image again with set_image(image)"
@@ -153,7 +154,7 @@ class SamPredictor:
         self.interm_features = [features.early_feature.permute(0, 2, 3, 1)]
         self._image_hash, self._image = features.image_hash, None if rgb is None else rgb.copy()
         self.is_image_set = True
-        self._encoded = _State.of_encoder(self.model), _State.of_tensors(self.features)
+        self._encoded = ComputedFrom.of_encoder(self.model), ComputedFrom.of_tensors(self.features)
 
     def hq_features(self) -> Tensor | None:
         """(1, 32, 4h, 4w): the HQ fusion's image-only part, computed once per image; None for plain SAM.
@@ -335,7 +336,7 @@ class SamPredictor:
 
     def _is_as_encoded(self) -> bool:
         """Whether the embedding is still the one of the set image, and not another's that was put in its place."""
-        return self._encoded is not None and self._encoded[1] == _State.of_tensors(self.features)
+        return self._encoded is not None and self._encoded[1] == ComputedFrom.of_tensors(self.features)
 
     def _require_image(self) -> None:
         if not self.is_image_set:
@@ -352,45 +353,9 @@ class SamPredictor:
 
     @torch.no_grad()
     def _cached_hq_features(self, features: ImageFeatures) -> Tensor:
-        state = _State.of_head(
+        state = ComputedFrom.of_head(
             self.model, self.features, None if self.interm_features is None else self.interm_features[0]
         )
         if self._hq_known is None or self._hq_known[0] != state:
             self._hq_known = state, self.model.hq_features(features)
         return self._hq_known[1]
-
-
-class _State:
-    """What a kept result was computed from: tensors and the versions of their content, and how numbers are computed.
-
-    The tensors are held, so that no new one can come to stand at the address of an old one.
-    """
-
-    def __init__(self, tensors: Iterable[Tensor | None], *how: Any) -> None:
-        self._tensors = [tensor for tensor in tensors if tensor is not None]
-        self._key = ([(id(tensor), _version(tensor)) for tensor in self._tensors], how)
-
-    @classmethod
-    def of_tensors(cls, *tensors: Tensor | None) -> _State:
-        return cls(tensors)
-
-    @classmethod
-    def of_encoder(cls, model: Sam) -> _State:
-        tensors = [*model.image_encoder.parameters(), *model.image_encoder.buffers()]
-        return cls(tensors, model.dtype, model.device)
-
-    @classmethod
-    def of_head(cls, model: Sam, *features: Tensor | None) -> _State:
-        autocast = torch.is_autocast_enabled(model.device.type)
-        how = (model.dtype, model.device, autocast, torch.get_autocast_dtype(model.device.type))
-        return cls([*features, *model.hq_parameters()], *how)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _State) and self._key == other._key
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-def _version(tensor: Tensor) -> int:
-    """Counts changes in place; tensors made in inference mode do not count them."""
-    return -1 if tensor.is_inference() else tensor._version
