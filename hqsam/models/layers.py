@@ -65,7 +65,8 @@ def upsample2x(conv: nn.ConvTranspose2d, x: Tensor) -> Tensor:
     c, d = conv.weight.shape[:2]
     weight = conv.weight.permute(2, 3, 1, 0).reshape(4 * d, c)
     bias = None if conv.bias is None else conv.bias.repeat(4)
-    return F.linear(x, weight, bias).unflatten(-1, (4, d))
+    blocks: Tensor = F.linear(x, weight, bias).unflatten(-1, (4, d))
+    return blocks
 
 
 class Upsample4x(nn.Module):
