@@ -117,7 +117,11 @@ class SamPredictor:
         """
         self._require_image()
         assert self.original_size is not None and self.input_size is not None
-        if not self._is_as_encoded() or self._encoded is None or self._encoded[0] != ComputedFrom.of_encoder(self.model):
+        if (
+            not self._is_as_encoded()
+            or self._encoded is None
+            or self._encoded[0] != ComputedFrom.of_encoder(self.model)
+        ):
             raise RuntimeError(
                 "the embedding is not what this image encoder made of the set image (its weights changed, or the "
                 "attribute was replaced): set the image again with set_image(image)"
@@ -179,6 +183,7 @@ class SamPredictor:
         candidates: Candidates = "best",
         refine: Refine | None = None,
         score: ScoreSource | None = None,
+        heed_clicks: bool = False,
     ) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.float32]]:
         """Predict masks from prompts in pixels of the original image.
 
@@ -200,6 +205,8 @@ class SamPredictor:
                 None is the model's default where HQ takes part and a prompt gets one mask, else "none".
             score: "sam" is SAM's predicted IoU of SAM's mask; "own" and "own_boundary" are the predicted IoU and
                 boundary IoU of the mask that is returned, from the model's score head. None is the model's default.
+            heed_clicks: where a point is not heeded by the mask with HQ and is by SAM's own, give the region around it
+                SAM's logits (`hqsam.heeding.heed_clicks`). Not for `refine` with "zoom".
 
         Returns:
             masks (C, H, W) bool, or float32 logits; scores (C,), see `score`; low-resolution logits
@@ -208,7 +215,7 @@ class SamPredictor:
         Raises:
             RuntimeError: no image is set.
             ValueError: no prompt, wrong shapes, NaN or infinite values, a box that is inverted or wholly outside, a
-                mask of another size or without a pixel.
+                mask of another size or without a pixel; `heed_clicks` with a zoom.
         """
         self._require_image()
         assert self.original_size is not None
@@ -223,6 +230,7 @@ class SamPredictor:
             candidates=candidates,
             refine=refine,
             score=score,
+            heed_clicks=heed_clicks,
         )
         masks, scores, logits = self._predict(prompts, answer)
         arrays = [t.cpu().numpy() for t in (masks, scores, logits)]
@@ -243,6 +251,7 @@ class SamPredictor:
         candidates: Candidates = "best",
         refine: Refine | None = None,
         score: ScoreSource | None = None,
+        heed_clicks: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Predict masks from batched prompts in the model's input frame (see `transform`).
 
@@ -254,7 +263,7 @@ class SamPredictor:
             multimask_output: see `predict`.
             return_logits: see `predict`.
             hq_token_only: see `predict`.
-            fusion, candidates, refine, score: see `predict`.
+            fusion, candidates, refine, score, heed_clicks: see `predict`.
 
         Returns:
             masks (N, C, H, W) bool or float32 logits, scores (N, C), low-resolution logits (N, C, 256, 256).
@@ -274,6 +283,7 @@ class SamPredictor:
             candidates=candidates,
             refine=refine,
             score=score,
+            heed_clicks=heed_clicks,
         )
         return self._predict(prompts, answer)
 
@@ -288,6 +298,7 @@ class SamPredictor:
         candidates: Candidates = "best",
         refine: Refine | None = None,
         score: ScoreSource | None = None,
+        heed_clicks: bool = False,
         image_format: str = "RGB",
         batch_size: int | None = None,
     ) -> list[Segmentation]:
@@ -300,7 +311,7 @@ class SamPredictor:
             prompts: for each image a `Prompt` or a list of them, which may be empty.
             multimask_output: see `predict`.
             return_logits: see `predict`.
-            fusion, candidates, refine, score: see `predict`.
+            fusion, candidates, refine, score, heed_clicks: see `predict`.
             image_format: channel order of the images.
             batch_size: images encoded and decoded together; None is 1 on a CPU, where more gain nothing, else 8.
 
@@ -318,6 +329,7 @@ class SamPredictor:
             candidates=candidates,
             refine=refine,
             score=score,
+            heed_clicks=heed_clicks,
         )
         return segment_images(self.model, images, prompts, answer, image_format=image_format, batch_size=batch_size)
 
