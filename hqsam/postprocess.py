@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hqsam.upsampling import WindowUpscaler, products_are_exact
+
 PIXELS_AT_ONCE = 2**23
 """Full-size logits held at a time: memory grows neither with the number of prompts nor, beyond one mask, with size."""
 
@@ -51,6 +53,9 @@ def full_size_masks(
     """
     height, width = original_size
     flat = logits.flatten(0, 1)[:, None]
+    if threshold is not None and logits.device.type == "cpu" and products_are_exact():
+        inside = _threshold_windows(flat[:, 0], input_size, original_size, image_size, threshold)
+        return inside.view(*logits.shape[:2], height, width)
     kind = torch.float32 if threshold is None else torch.bool
     result = torch.empty((len(flat), height, width), dtype=kind, device=logits.device)
     step = max(1, PIXELS_AT_ONCE // max(height * width, image_size**2))
@@ -58,3 +63,19 @@ def full_size_masks(
         full = upscale_logits(flat[start : start + step].float(), input_size, original_size, image_size)[:, 0]
         result[start : start + step] = full if threshold is None else full > threshold
     return result.view(*logits.shape[:2], height, width)
+
+
+@torch.no_grad()
+def _threshold_windows(
+    logits: Tensor, input_size: tuple[int, ...], original_size: tuple[int, ...], image_size: int, threshold: float
+) -> Tensor:
+    """(N, 4h, 4w) logits -> (N, H, W) bool on a CPU, computed where a mask can be."""
+    height, width = original_size
+    inside = torch.zeros((len(logits), height, width), dtype=torch.bool)
+    # Windows have x before y: of the transposed logits they are the other way round.
+    upscale = WindowUpscaler(logits.shape[-1], (input_size[1], input_size[0]), (width, height), image_size)
+    for mask, low in zip(inside, logits, strict=True):
+        window = upscale(low.T.float(), threshold)
+        if window is not None:
+            torch.gt(window.logits, threshold, out=mask[window.x, window.y])
+    return inside

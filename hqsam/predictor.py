@@ -14,6 +14,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from hqsam.computed_from import ComputedFrom
 from hqsam.features import PredictorFeatures, image_hash, model_fingerprint
 from hqsam.geometry import ResizeLongestSide
 from hqsam.images import as_rgb_uint8
@@ -53,8 +54,8 @@ class SamPredictor:
         self.interm_features: list[Tensor] | None = None
         self.original_size: tuple[int, ...] | None = None
         self.input_size: tuple[int, ...] | None = None
-        self._hq_known: tuple[_State, Tensor] | None = None
-        self._encoded: tuple[_State, _State] | None = None
+        self._hq_known: tuple[ComputedFrom, Tensor] | None = None
+        self._encoded: tuple[ComputedFrom, ComputedFrom] | None = None
         self._image_hash = ""
         self._image: NDArray[np.uint8] | None = None
 
@@ -96,7 +97,7 @@ class SamPredictor:
         self.features = features.image_embedding
         self.interm_features = [features.early_feature.permute(0, 2, 3, 1)]
         self.is_image_set = True
-        self._encoded = _State.of_encoder(self.model), _State.of_tensors(self.features)
+        self._encoded = ComputedFrom.of_encoder(self.model), ComputedFrom.of_tensors(self.features)
 
     def get_image_embedding(self) -> Tensor:
         """(1, 256, 64, 64) embedding of the set image.
@@ -116,7 +117,11 @@ class SamPredictor:
         """
         self._require_image()
         assert self.original_size is not None and self.input_size is not None
-        if not self._is_as_encoded() or self._encoded is None or self._encoded[0] != _State.of_encoder(self.model):
+        if (
+            not self._is_as_encoded()
+            or self._encoded is None
+            or self._encoded[0] != ComputedFrom.of_encoder(self.model)
+        ):
             raise RuntimeError(
                 "the embedding is not what this image encoder made of the set image (its weights changed, or the "
                 "attribute was replaced): set the image again with set_image(image)"
@@ -153,7 +158,7 @@ class SamPredictor:
         self.interm_features = [features.early_feature.permute(0, 2, 3, 1)]
         self._image_hash, self._image = features.image_hash, None if rgb is None else rgb.copy()
         self.is_image_set = True
-        self._encoded = _State.of_encoder(self.model), _State.of_tensors(self.features)
+        self._encoded = ComputedFrom.of_encoder(self.model), ComputedFrom.of_tensors(self.features)
 
     def hq_features(self) -> Tensor | None:
         """(1, 32, 4h, 4w): the HQ fusion's image-only part, computed once per image; None for plain SAM.
@@ -178,6 +183,7 @@ class SamPredictor:
         candidates: Candidates = "best",
         refine: Refine | None = None,
         score: ScoreSource | None = None,
+        heed_clicks: bool = False,
     ) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.float32]]:
         """Predict masks from prompts in pixels of the original image.
 
@@ -199,6 +205,8 @@ class SamPredictor:
                 None is the model's default where HQ takes part and a prompt gets one mask, else "none".
             score: "sam" is SAM's predicted IoU of SAM's mask; "own" and "own_boundary" are the predicted IoU and
                 boundary IoU of the mask that is returned, from the model's score head. None is the model's default.
+            heed_clicks: where a point is not heeded by the mask with HQ and is by SAM's own, give the region around it
+                SAM's logits (`hqsam.heeding.heed_clicks`). Not for `refine` with "zoom".
 
         Returns:
             masks (C, H, W) bool, or float32 logits; scores (C,), see `score`; low-resolution logits
@@ -207,7 +215,7 @@ class SamPredictor:
         Raises:
             RuntimeError: no image is set.
             ValueError: no prompt, wrong shapes, NaN or infinite values, a box that is inverted or wholly outside, a
-                mask of another size or without a pixel.
+                mask of another size or without a pixel; `heed_clicks` with a zoom.
         """
         self._require_image()
         assert self.original_size is not None
@@ -222,6 +230,7 @@ class SamPredictor:
             candidates=candidates,
             refine=refine,
             score=score,
+            heed_clicks=heed_clicks,
         )
         masks, scores, logits = self._predict(prompts, answer)
         arrays = [t.cpu().numpy() for t in (masks, scores, logits)]
@@ -242,6 +251,7 @@ class SamPredictor:
         candidates: Candidates = "best",
         refine: Refine | None = None,
         score: ScoreSource | None = None,
+        heed_clicks: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Predict masks from batched prompts in the model's input frame (see `transform`).
 
@@ -253,7 +263,7 @@ class SamPredictor:
             multimask_output: see `predict`.
             return_logits: see `predict`.
             hq_token_only: see `predict`.
-            fusion, candidates, refine, score: see `predict`.
+            fusion, candidates, refine, score, heed_clicks: see `predict`.
 
         Returns:
             masks (N, C, H, W) bool or float32 logits, scores (N, C), low-resolution logits (N, C, 256, 256).
@@ -273,6 +283,7 @@ class SamPredictor:
             candidates=candidates,
             refine=refine,
             score=score,
+            heed_clicks=heed_clicks,
         )
         return self._predict(prompts, answer)
 
@@ -287,6 +298,7 @@ class SamPredictor:
         candidates: Candidates = "best",
         refine: Refine | None = None,
         score: ScoreSource | None = None,
+        heed_clicks: bool = False,
         image_format: str = "RGB",
         batch_size: int | None = None,
     ) -> list[Segmentation]:
@@ -299,7 +311,7 @@ class SamPredictor:
             prompts: for each image a `Prompt` or a list of them, which may be empty.
             multimask_output: see `predict`.
             return_logits: see `predict`.
-            fusion, candidates, refine, score: see `predict`.
+            fusion, candidates, refine, score, heed_clicks: see `predict`.
             image_format: channel order of the images.
             batch_size: images encoded and decoded together; None is 1 on a CPU, where more gain nothing, else 8.
 
@@ -317,6 +329,7 @@ class SamPredictor:
             candidates=candidates,
             refine=refine,
             score=score,
+            heed_clicks=heed_clicks,
         )
         return segment_images(self.model, images, prompts, answer, image_format=image_format, batch_size=batch_size)
 
@@ -335,7 +348,7 @@ class SamPredictor:
 
     def _is_as_encoded(self) -> bool:
         """Whether the embedding is still the one of the set image, and not another's that was put in its place."""
-        return self._encoded is not None and self._encoded[1] == _State.of_tensors(self.features)
+        return self._encoded is not None and self._encoded[1] == ComputedFrom.of_tensors(self.features)
 
     def _require_image(self) -> None:
         if not self.is_image_set:
@@ -352,45 +365,9 @@ class SamPredictor:
 
     @torch.no_grad()
     def _cached_hq_features(self, features: ImageFeatures) -> Tensor:
-        state = _State.of_head(
+        state = ComputedFrom.of_head(
             self.model, self.features, None if self.interm_features is None else self.interm_features[0]
         )
         if self._hq_known is None or self._hq_known[0] != state:
             self._hq_known = state, self.model.hq_features(features)
         return self._hq_known[1]
-
-
-class _State:
-    """What a kept result was computed from: tensors and the versions of their content, and how numbers are computed.
-
-    The tensors are held, so that no new one can come to stand at the address of an old one.
-    """
-
-    def __init__(self, tensors: Iterable[Tensor | None], *how: Any) -> None:
-        self._tensors = [tensor for tensor in tensors if tensor is not None]
-        self._key = ([(id(tensor), _version(tensor)) for tensor in self._tensors], how)
-
-    @classmethod
-    def of_tensors(cls, *tensors: Tensor | None) -> _State:
-        return cls(tensors)
-
-    @classmethod
-    def of_encoder(cls, model: Sam) -> _State:
-        tensors = [*model.image_encoder.parameters(), *model.image_encoder.buffers()]
-        return cls(tensors, model.dtype, model.device)
-
-    @classmethod
-    def of_head(cls, model: Sam, *features: Tensor | None) -> _State:
-        autocast = torch.is_autocast_enabled(model.device.type)
-        how = (model.dtype, model.device, autocast, torch.get_autocast_dtype(model.device.type))
-        return cls([*features, *model.hq_parameters()], *how)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _State) and self._key == other._key
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-def _version(tensor: Tensor) -> int:
-    """Counts changes in place; tensors made in inference mode do not count them."""
-    return -1 if tensor.is_inference() else tensor._version

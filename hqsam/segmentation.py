@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hqsam.encoding import encode_images
+from hqsam.heeding import heed_clicks
 from hqsam.images import as_rgb_uint8
 from hqsam.models import Sam, select_masks
-from hqsam.models.selection import MULTIMASK_CANDIDATES, SINGLE_CANDIDATE
+from hqsam.models.selection import MULTIMASK_CANDIDATES, SINGLE_CANDIDATE, sam_masks_beside_hq
 from hqsam.postprocess import full_size_masks
 from hqsam.prompts import Prompt, PromptFrame, as_prompts
 from hqsam.refine import asked_again, zoom
@@ -32,6 +33,15 @@ class Segmentation(NamedTuple):
     logits: NDArray[np.float32]  # (N, C, 4h, 4w), to be fed back as mask prompts
 
 
+class _Selection(TypedDict):
+    """Arguments of `select_masks`."""
+
+    multimask: bool
+    fusion: Fusion
+    candidates: Candidates
+    score: ScoreSource
+
+
 @dataclass(frozen=True)
 class Answer:
     """Which masks are wanted, and in what form; see `SamPredictor.predict`."""
@@ -42,6 +52,7 @@ class Answer:
     candidates: Candidates
     refine: Refine = "none"
     score: ScoreSource = "sam"
+    heed_clicks: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be refined, before anything is computed."""
@@ -54,6 +65,8 @@ class Answer:
                 f"refine={self.refine!r} takes one mask a prompt, not the {self.masks_per_prompt} candidates: "
                 'set multimask_output=False, or candidates="best" with an HQ head'
             )
+        if self.heed_clicks and self.zooms:
+            raise ValueError(f"heed_clicks is about the whole image, and refine={self.refine!r} looks at crops")
 
     @property
     def asks_again(self) -> bool:
@@ -87,6 +100,7 @@ def wanted_answer(
     candidates: Candidates = "best",
     refine: Refine | None = None,
     score: ScoreSource | None = None,
+    heed_clicks: bool = False,
 ) -> Answer:
     """What a caller asked for, with the model's defaults where nothing was asked.
 
@@ -96,7 +110,8 @@ def wanted_answer(
         ValueError: see `Sam.resolve_fusion`, `Sam.resolve_score` and `Answer`.
     """
     chosen = model.resolve_fusion(fusion, hq_token_only)
-    answer = Answer(multimask, return_logits, chosen, candidates, score=model.resolve_score(score, chosen))
+    scored = model.resolve_score(score, chosen)
+    answer = Answer(multimask, return_logits, chosen, candidates, score=scored, heed_clicks=heed_clicks)
     if refine is None:
         refine = model.default_refine if chosen != "sam" and answer.masks_per_prompt == 1 else "none"
     return replace(answer, refine=refine)
@@ -180,13 +195,17 @@ def answer_confident_prompts(
         own_scores=answer.score != "sam",
         min_iou=min_iou if early else None,
     )
-    logits, scores = select_masks(
-        output,
-        multimask=answer.multimask,
-        fusion=answer.fusion,
-        candidates=answer.candidates,
-        score=answer.score,
-    )
+    wanted: _Selection = {
+        "multimask": answer.multimask,
+        "fusion": answer.fusion,
+        "candidates": answer.candidates,
+        "score": answer.score,
+    }
+    logits, scores = select_masks(output, **wanted)
+    if answer.heed_clicks and answer.fusion != "sam":
+        sam_logits, _ = sam_masks_beside_hq(output, **wanted)
+        asked = prompts if output.rows is None else prompts.to(model.device)[output.rows]
+        logits = heed_clicks(logits, sam_logits, asked, model.image_size, model.mask_threshold)
     return logits.float(), scores.float(), output.rows
 
 

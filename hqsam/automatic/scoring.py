@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from hqsam.automatic.grids import Crop
 from hqsam.automatic.runs import encode_transposed, run_boxes
-from hqsam.automatic.upsampling import products_are_exact, window_upscaler
 from hqsam.postprocess import upscale_logits
+from hqsam.upsampling import WindowUpscaler, products_are_exact
 
 CPU_PIXELS, GPU_PIXELS = 2**22, 2**25
 """Full-size pixels held at a time; at least one mask."""
@@ -84,14 +84,13 @@ class CropScorer:
         inside = torch.zeros((len(logits), width, height), dtype=torch.bool)
         counts = torch.zeros((len(logits), 2), dtype=torch.int64)
         high, low = self.mask_threshold + self.stability_offset, self.mask_threshold - self.stability_offset
-        upscale = window_upscaler(logits.shape[-1], self.input_hw, self.crop.size, self.image_size)
-        with torch.autocast("cpu", enabled=False):
-            for row, mask in enumerate(logits):
-                window = upscale(mask, low)
-                if window is not None:
-                    torch.gt(window.logits, self.mask_threshold, out=inside[row, window.x, window.y])
-                    for column, level in enumerate((high, low)):
-                        counts[row, column] = int(np.count_nonzero((window.logits > level).numpy()))
+        upscale = WindowUpscaler(logits.shape[-1], self.input_hw, self.crop.size, self.image_size)
+        for row, mask in enumerate(logits):
+            window = upscale(mask, low)
+            if window is not None:
+                torch.gt(window.logits, self.mask_threshold, out=inside[row, window.x, window.y])
+                for column, level in enumerate((high, low)):
+                    counts[row, column] = int(np.count_nonzero((window.logits > level).numpy()))
         return inside, counts
 
     def _keep(self, start: int, inside: Tensor, counts: Tensor) -> Found:

@@ -49,6 +49,7 @@ class Request:
     points: list[tuple[float, float, int]]  # x, y, label
     multimask: bool
     refine: Refine | None = None
+    heed_clicks: bool = False
 
 
 Picture = Annotated[Path, typer.Argument(metavar="IMAGE", help="Photograph; any format that Pillow reads.")]
@@ -81,6 +82,11 @@ RefineChoice = Annotated[
     ),
 ]
 
+HeedClicks = Annotated[
+    bool,
+    typer.Option("--heed-clicks", help="Let the mask with HQ heed every point that SAM's own mask heeds."),
+]
+
 
 def predict(
     image: Picture,
@@ -92,6 +98,7 @@ def predict(
     fusion: FusionChoice = None,
     multimask: Multimask = None,
     refine: RefineChoice = None,
+    heed_clicks: HeedClicks = False,
     device: Device = "auto",
     as_json: JsonFlag = False,
     text: Texts = None,
@@ -111,7 +118,7 @@ def predict(
     Writes NAME_mask.png (NAME_mask_0.png, ... for several masks), NAME_overlay.png and NAME.json.
     """
     wanted = make_text_request(text, detector, text_threshold, text_projection)
-    request = make_request(box, point, multimask, wanted, refine)
+    request = make_request(box, point, multimask, wanted, refine, heed_clicks)
     from hqsam.images import read_image
     from hqsam.predictor import SamPredictor
 
@@ -161,6 +168,7 @@ def make_request(
     multimask: bool | None = None,
     text: TextRequest | None = None,
     refine: Refine | None = None,
+    heed_clicks: bool = False,
 ) -> Request:
     """Prompts from the command line.
 
@@ -170,6 +178,7 @@ def make_request(
         multimask: let SAM choose among three masks; None: for one point alone, which is ambiguous.
         text: what --text asks for.
         refine: see `SamPredictor.predict`.
+        heed_clicks: see there.
 
     Raises:
         ValueError: no prompt, not numbers, boxes or refining beside text, or points beside several boxes or texts.
@@ -180,7 +189,10 @@ def make_request(
         points=[parse_point(text) for text in points or []],
         multimask=ambiguous if multimask is None else multimask,
         refine=refine,
+        heed_clicks=heed_clicks,
     )
+    if text is not None and heed_clicks:
+        raise ValueError("--heed-clicks goes with --box and --point; a box that --text found is in its JSON")
     if text is not None and refine not in (None, "none"):
         raise ValueError("--refine goes with --box and --point; a box that --text found is in its JSON")
     if text is not None and request.boxes:
@@ -215,7 +227,13 @@ def predict_objects(
         if boxes is not None:
             coords, labels = coords[None], labels[None]
     masks, scores, _ = predictor.predict(
-        coords, labels, boxes, multimask_output=request.multimask, fusion=fusion, refine=request.refine
+        coords,
+        labels,
+        boxes,
+        multimask_output=request.multimask,
+        fusion=fusion,
+        refine=request.refine,
+        heed_clicks=request.heed_clicks,
     )
     if boxes is None:
         masks, scores = masks[None], scores[None]

@@ -51,23 +51,22 @@ def gelu(x: Tensor) -> Tensor:
 
 
 def upsample2x(conv: nn.ConvTranspose2d, x: Tensor) -> Tensor:
-    """Apply a 2x2, stride-2 transposed convolution to a channels-last map.
+    """Apply a 2x2, stride-2 transposed convolution at every position, whatever the positions are.
 
-    Its windows do not overlap, so each input pixel makes its own 2x2 block: one matrix product and one reordering.
+    Its windows do not overlap, so each position makes its own 2x2 block: one matrix product.
 
     Args:
         conv: kernel 2, stride 2, weight (C, D, 2, 2).
-        x: (N, H, W, C).
+        x: (..., C).
 
     Returns:
-        (N, 2H, 2W, D).
+        (..., 4, D): the block of each position, row by row.
     """
-    n, h, w, c = x.shape
-    d = conv.out_channels
+    c, d = conv.weight.shape[:2]
     weight = conv.weight.permute(2, 3, 1, 0).reshape(4 * d, c)
     bias = None if conv.bias is None else conv.bias.repeat(4)
-    blocks = F.linear(x, weight, bias).view(n, h, w, 2, 2, d)
-    return blocks.permute(0, 1, 3, 2, 4, 5).reshape(n, 2 * h, 2 * w, d)
+    blocks: Tensor = F.linear(x, weight, bias).unflatten(-1, (4, d))
+    return blocks
 
 
 class Upsample4x(nn.Module):
@@ -81,7 +80,12 @@ class Upsample4x(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, h, w, C) -> (N, 4h, 4w, D)."""
-        return upsample2x(self.up2, gelu(self.norm.forward_last(upsample2x(self.up1, x))))
+        n, h, w, _ = x.shape
+        # Norm and GELU are of single positions, so that blocks are put in their places once, at the end.
+        blocks = upsample2x(self.up2, gelu(self.norm.forward_last(upsample2x(self.up1, x))))
+        d = blocks.shape[-1]
+        rows = blocks.view(n * h, w, 2, 2, 2, 2 * d)  # row and column of the first block, row of the second
+        return rows.permute(0, 2, 4, 1, 3, 5).reshape(n, 4 * h, 4 * w, d)
 
 
 def conv3x3(conv: nn.Conv2d, x: Tensor) -> Tensor:

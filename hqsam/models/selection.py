@@ -47,18 +47,37 @@ def select_masks(
         raise ValueError(f"fusion must be one of {FUSIONS}, got {fusion!r}")
     if candidates not in CANDIDATES:
         raise ValueError(f"candidates must be one of {CANDIDATES}, got {candidates!r}")
-    logits, iou = output.sam_logits, output.iou
     require_score(score, fusion, has_score_head=True)
     if fusion == "sam":
-        return logits, iou
+        return output.sam_logits, output.iou
     if output.hq_logits is None:
         raise ValueError(f"fusion={fusion!r} needs HQ logits: use an hq_ model and decode with use_hq=True")
+    logits, scores = sam_masks_beside_hq(output, multimask=multimask, fusion=fusion, candidates=candidates, score=score)
+    return (output.hq_logits if fusion == "hq" else logits + output.hq_logits), scores
+
+
+def sam_masks_beside_hq(
+    output: DecoderOutput, *, multimask: bool, fusion: Fusion, candidates: Candidates, score: ScoreSource
+) -> tuple[Tensor, Tensor]:
+    """SAM's masks that HQ's is added to, or stands for.
+
+    Args:
+        output: see `select_masks`, whose arguments these are; HQ takes part.
+        multimask: see there.
+        fusion: "sum" or "hq".
+        candidates: see there.
+        score: see there.
+
+    Returns:
+        SAM's logits (N, C, 4h, 4w), as many as `select_masks` returns, and the scores (N, C) of the masks with HQ.
+    """
+    logits, iou = output.sam_logits, output.iou
     scores = iou if score == "sam" else _own(output, fusion, score)
     if multimask and (candidates == "best" or fusion == "hq"):
         best = (iou if fusion == "hq" else scores).max(dim=1, keepdim=True).indices
         scores = scores.gather(1, best)
         logits = logits[torch.arange(len(logits), device=logits.device), best[:, 0]][:, None]
-    return (output.hq_logits if fusion == "hq" else logits + output.hq_logits), scores
+    return logits, scores
 
 
 def require_score(score: ScoreSource, fusion: Fusion, *, has_score_head: bool) -> ScoreSource:

@@ -138,6 +138,28 @@ def test_negative_clicks_by_hand(model: Sam, pack: Path) -> None:
     assert 1 <= scores["n_negative"] <= scores["n"] and 0 <= scores["removed_region"] <= 100
 
 
+def test_clicks_that_are_heeded(model: Sam, pack: Path) -> None:
+    """The plain column stays, and what the mask with HQ is after the click is the predictor's, which heeds."""
+    options = {"prompts": ("negative",), "columns": ("sam", "sum")}
+    plain, heeding = (
+        ClickTask(model, open_dataset(pack), ClickOptions(**options, heed=heed)) for heed in (False, True)
+    )
+    assert "heed" in heeding.describe() and "heed" not in plain.describe()
+    item = plain.items[0]
+    loaded = plain.load(item)
+    (before,), (after,) = plain.run(item, loaded), heeding.run(item, loaded)
+    assert after.miou["sam"] == before.miou["sam"] and after.miou["sum"]["box"] == before.miou["sum"]["box"]
+    truth, box = loaded.targets[0], mask_to_box(loaded.targets[0])
+    predictor = SamPredictor(model)
+    predictor.set_image(loaded.image)
+    first, _, logits = predictor.predict(box=box, multimask_output=False, fusion="sum", refine="none")
+    found = surplus_click(first[0], truth)
+    assert found is not None, "this model must take too much somewhere for the test to say anything"
+    prompt = {"point_coords": [found[0][:2]], "point_labels": [0], "box": box, "mask_input": logits, "refine": "none"}
+    heeded = predictor.predict(**prompt, multimask_output=False, fusion="sum", heed_clicks=True)[0][0]
+    assert after.miou["sum"]["negative"] == mask_iou(heeded, truth)
+
+
 def test_without_surplus_nothing_is_removed() -> None:
     mask = np.ones((8, 8), dtype=bool)
     sample = PromptSample("s", "a", 0, "negative", {"sum": {"box": mask, "negative": mask}}, [mask])

@@ -15,10 +15,14 @@ from tests.helpers import ROOT
 PACKAGE = ROOT / "hqsam"
 # Lower ranks never import higher ones, not even inside a function. A new module must be given its place here.
 RANKS = {
-    **dict.fromkeys(["types", "errors", "geometry", "boxes", "images", "postprocess", "rle", "prompt_arrays"], 0),
+    **dict.fromkeys(
+        ["types", "errors", "geometry", "boxes", "images", "postprocess", "upsampling", "rle", "prompt_arrays"], 0
+    ),
     "models": 1,
     **dict.fromkeys(["checkpoints", "hub", "registry", "assets"], 2),
-    **dict.fromkeys(["prompts", "features", "encoding", "refine", "segmentation", "predictor"], 3),
+    **dict.fromkeys(
+        ["prompts", "features", "computed_from", "encoding", "refine", "heeding", "segmentation", "predictor"], 3
+    ),
     **dict.fromkeys(["automatic", "exchange", "text"], 3),
     **dict.fromkeys(["losses", "metrics", "data", "visualize"], 3),
     "drop_in": 4,

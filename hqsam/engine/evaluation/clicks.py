@@ -49,6 +49,7 @@ class ClickOptions:
         score: what chooses among three masks of a point, as in `SamPredictor.predict`.
         correlation: measure how well every score that the model has goes with the true IoU; each prompt is then
             answered once more for each further score.
+        heed: `heed_clicks` of `SamPredictor.predict`.
     """
 
     prompts: tuple[PromptKind, ...] = ("clicks",)
@@ -62,6 +63,7 @@ class ClickOptions:
     dilation_ratio: float = DILATION_RATIO
     score: ScoreSource | None = None
     correlation: bool = False
+    heed: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be asked, before anything is computed.
@@ -259,12 +261,13 @@ class ClickTask:
     ) -> tuple[NDArray[np.bool_], dict[ScoreSource, NDArray[np.float32]], NDArray[np.float32]]:
         """(C, H, W) masks, their scores by source (the one in use first), (C, 4h, 4w) logits."""
         first = self.scores[column]
-        masks, scores, low = self.predictor.predict(**prompt, fusion=column, score=first, refine="none")
+        prompt = {**prompt, "fusion": column, "refine": "none", "heed_clicks": self.options.heed}
+        masks, scores, low = self.predictor.predict(**prompt, score=first)
         found = {first: scores}
         has_own = column != "sam" and self.predictor.model.score_head is not None
         for source in SCORE_SOURCES if self.options.correlation and has_own else ():
             if source != first:
-                found[source] = self.predictor.predict(**prompt, fusion=column, score=source, refine="none")[1]
+                found[source] = self.predictor.predict(**prompt, score=source)[1]
         return masks, found, low
 
     def describe(self) -> Mapping[str, Any]:
@@ -287,6 +290,7 @@ class ClickTask:
             "noc_targets": list(o.noc_targets),
             "dilation_ratio": o.dilation_ratio,
             **({"correlation": "scores with the truth"} if o.correlation else {}),
+            **({"heed": "points that SAM's mask heeds, masks with HQ heed too"} if o.heed else {}),
             "resolution": self.predictor.model.image_size,
             "max_per_source": "all" if o.max_per_source is None else o.max_per_source,
         }

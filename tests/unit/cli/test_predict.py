@@ -106,6 +106,16 @@ def test_refining_changes_a_small_object(photo: Path) -> None:
     assert record_of(run(photo, "--box", "5,5,60,60", "--refine", "zoom"))["masks"] != plain
 
 
+def test_clicks_can_be_heeded(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hqsam import SamPredictor
+
+    asked, predict = [], SamPredictor.predict
+    monkeypatch.setattr(SamPredictor, "predict", lambda *a, **k: asked.append(k["heed_clicks"]) or predict(*a, **k))
+    for flags in ([], ["--heed-clicks"]):
+        run(photo, "--point", "20,20", "--point", "5,5,0", *flags)
+    assert asked == [False, True]
+
+
 def test_json_goes_to_standard_output_alone(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = run(photo, "--box", "5,5,50,30", "--json")
     assert json.loads(capsys.readouterr().out) == record_of(out)
@@ -129,6 +139,8 @@ def test_json_goes_to_standard_output_alone(photo: Path, capsys: pytest.CaptureF
         (["--box", "1,1,9,9", "--model", "hq_vit_tine"], "hq_vit_tiny"),
         (["--boxes", "1,1,9,9"], "--boxes"),
         (["--text", "a dog", "--refine", "zoom"], "--refine goes with --box and --point"),
+        (["--text", "a dog", "--heed-clicks"], "--heed-clicks goes with --box and --point"),
+        (["--point", "9,9,0", "--heed-clicks", "--refine", "zoom"], "heed_clicks is about the whole image"),
         (["--point", "9,9", "--multimask", "--fusion", "sam", "--refine", "zoom"], "one mask a prompt"),
     ],
 )

@@ -7,7 +7,7 @@ import torch
 
 from hqsam import create_model, list_models, model_spec
 from hqsam.models.drop_path import drop_paths, dropped_paths
-from hqsam.models.layers import conv3x3, conv3x3_dot, upsample2x
+from hqsam.models.layers import Upsample4x, conv3x3, conv3x3_dot
 from hqsam.registry import build_model
 from hqsam.types import PAD, ImageFeatures, Prompts
 from tests.helpers import fill_parameters
@@ -155,10 +155,13 @@ def test_folded_convolution_equals_the_plain_form():
         assert torch.allclose(a, b, atol=1e-10)
 
 
-def test_upsampling_equals_the_transposed_convolution():
-    conv = torch.nn.ConvTranspose2d(5, 3, 2, stride=2)
+def test_upsampling_equals_two_transposed_convolutions():
+    up = Upsample4x(5, 7, 3)
+    torch.nn.init.normal_(up.norm.weight)
+    torch.nn.init.normal_(up.norm.bias)
     x = torch.randn(2, 4, 6, 5)
-    assert torch.allclose(upsample2x(conv, x), conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1), atol=1e-6)
+    plain = up.up2(torch.nn.functional.gelu(up.norm(up.up1(x.permute(0, 3, 1, 2)))))
+    assert torch.allclose(up(x), plain.permute(0, 2, 3, 1), atol=1e-6)
 
 
 def test_reduced_precision_keeps_positions_exact(hq):

@@ -31,9 +31,8 @@ def axis_matrix(grid: int, image_size: int, content: int, size: int) -> Tensor:
     Returns:
         (size, grid) float32, rows of non-negative numbers that sum to one.
     """
-    units = torch.eye(grid)[:, None, :, None]  # each column by itself, as a picture one pixel wide
-    full = F.interpolate(units, (image_size, 1), mode="bilinear", align_corners=False)[:, :, :content]
-    return F.interpolate(full, (size, 1), mode="bilinear", align_corners=False)[:, 0, :, 0].T.contiguous()
+    full = F.interpolate(torch.eye(grid)[None], image_size, mode="linear", align_corners=False)[..., :content]
+    return F.interpolate(full, size, mode="linear", align_corners=False)[0].T.contiguous()
 
 
 class _Band(NamedTuple):
@@ -44,8 +43,10 @@ class _Band(NamedTuple):
     weights: Tensor  # (stop - start, last - first)
 
 
-def _bands(matrix: Tensor) -> list[_Band]:
-    bands = []
+@lru_cache(maxsize=16)
+def _axis_bands(grid: int, image_size: int, content: int, size: int) -> list[_Band]:
+    """The matrix of an axis in bands; images of one size have the same two, and square ones two equal ones."""
+    matrix, bands = axis_matrix(grid, image_size, content, size), []
     for start in range(0, len(matrix), BAND):
         rows = matrix[start : start + BAND]
         used = rows.any(dim=0).nonzero()[:, 0]
@@ -67,14 +68,14 @@ class WindowUpscaler:
 
     Args:
         grid: side of the square of logits (4h).
-        input_hw: (height, width) of the resized image.
+        input_hw: (height, width) of the resized image inside the S x S frame.
         original_hw: (H, W) of the image.
         image_size: S.
     """
 
     def __init__(self, grid: int, input_hw: tuple[int, int], original_hw: tuple[int, int], image_size: int) -> None:
         axes = zip(input_hw, original_hw, strict=True)
-        self._rows, self._columns = (_bands(axis_matrix(grid, image_size, *sizes)) for sizes in axes)
+        self._rows, self._columns = (_axis_bands(grid, image_size, *sizes) for sizes in axes)
 
     def __call__(self, logits: Tensor, floor: float) -> Window | None:
         """Upsample where logits can be above `floor`.
@@ -93,19 +94,12 @@ class WindowUpscaler:
         used = slice(rows[0].first, rows[-1].last)
         x, y = slice(columns[0].start, columns[-1].stop), slice(rows[0].start, rows[-1].stop)
         half = logits.new_empty((x.stop - x.start, used.stop - used.start))
-        for band in columns:
-            part = logits[used, band.first : band.last].T
-            torch.mm(band.weights, part, out=half[band.start - x.start : band.stop - x.start])
-        parts = [half[:, b.first - used.start : b.last - used.start] @ b.weights.T for b in rows]
+        with torch.autocast("cpu", enabled=False):
+            for band in columns:
+                part = logits[used, band.first : band.last].T
+                torch.mm(band.weights, part, out=half[band.start - x.start : band.stop - x.start])
+            parts = [half[:, b.first - used.start : b.last - used.start] @ b.weights.T for b in rows]
         return Window(x, y, torch.cat(parts, dim=1))
-
-
-@lru_cache(maxsize=8)
-def window_upscaler(
-    grid: int, input_hw: tuple[int, int], original_hw: tuple[int, int], image_size: int
-) -> WindowUpscaler:
-    """A `WindowUpscaler`, kept: the crops of an image have few different sizes."""
-    return WindowUpscaler(grid, input_hw, original_hw, image_size)
 
 
 def _needed(bands: list[_Band], above: Tensor) -> list[_Band]:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hqsam.automatic.upsampling import WindowUpscaler, axis_matrix
 from hqsam.geometry import resized_hw
-from hqsam.postprocess import upscale_logits
+from hqsam.postprocess import full_size_masks, upscale_logits
+from hqsam.upsampling import WindowUpscaler, axis_matrix
 
 SIZES = [(1, 1), (1, 300), (300, 1), (1024, 1024), (427, 640), (90, 131), (1500, 1000), (2048, 2), (63, 64), (65, 129)]
 
@@ -64,3 +64,30 @@ def test_rows_of_the_matrix_are_averages() -> None:
     assert matrix.shape == (427, 256)
     assert (matrix >= 0).all()
     torch.testing.assert_close(matrix.sum(dim=1), torch.ones(427))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_thresholded_masks_are_those_of_the_plain_form(size: tuple[int, int]) -> None:
+    """Pixels may only change sides where the logit is as good as the threshold itself."""
+    logits = torch.stack([smooth(32), smooth(32).T - 1, torch.full((32, 32), -1.0)])[:, None].repeat(1, 2, 1, 1)
+    input_hw = resized_hw(*size, 128)
+    plain = upscale_logits(logits, input_hw, size, 128)
+    masks = full_size_masks(logits, input_hw, size, 128, threshold=0.3)
+    assert masks.dtype == torch.bool and masks.shape == plain.shape
+    assert ((masks == (plain > 0.3)) | ((plain - 0.3).abs() < 5e-6)).all()
+    assert not masks[2].any()
+
+
+def test_thresholding_keeps_full_precision_under_autocast() -> None:
+    logits = smooth(32)[None, None]
+    expected = full_size_masks(logits, (128, 96), (300, 225), 128)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(full_size_masks(logits, (128, 96), (300, 225), 128), expected)
+
+
+def test_thresholding_takes_any_float_type_and_no_masks() -> None:
+    logits = smooth(32)[None, None].to(torch.bfloat16)
+    assert torch.equal(
+        full_size_masks(logits, (128, 96), (300, 225), 128), full_size_masks(logits.float(), (128, 96), (300, 225), 128)
+    )
+    assert full_size_masks(logits[:0], (128, 96), (300, 225), 128).shape == (0, 1, 300, 225)

@@ -1,0 +1,50 @@
+"""What a kept result was computed from, so that it is not used for anything else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hqsam.models import Sam
+
+
+class ComputedFrom:
+    """What a kept result was computed from: tensors and the versions of their content, and how numbers are computed.
+
+    The tensors are held, so that no new one can come to stand at the address of an old one.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor | None], *how: Any) -> None:
+        self._tensors = [tensor for tensor in tensors if tensor is not None]
+        self._key = ([(id(tensor), _version(tensor)) for tensor in self._tensors], how)
+
+    @classmethod
+    def of_tensors(cls, *tensors: Tensor | None) -> ComputedFrom:
+        """From these tensors."""
+        return cls(tensors)
+
+    @classmethod
+    def of_encoder(cls, model: Sam) -> ComputedFrom:
+        """From the image encoder as it is."""
+        tensors = [*model.image_encoder.parameters(), *model.image_encoder.buffers()]
+        return cls(tensors, model.dtype, model.device)
+
+    @classmethod
+    def of_head(cls, model: Sam, *features: Tensor | None) -> ComputedFrom:
+        """From encoder outputs and the HQ head as it is."""
+        autocast = torch.is_autocast_enabled(model.device.type)
+        how = (model.dtype, model.device, autocast, torch.get_autocast_dtype(model.device.type))
+        return cls([*features, *model.hq_parameters()], *how)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ComputedFrom) and self._key == other._key
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _version(tensor: Tensor) -> int:
+    """Counts changes in place; tensors made in inference mode do not count them."""
+    return -1 if tensor.is_inference() else tensor._version

@@ -1,0 +1,144 @@
+"""Clicks that SAM's mask heeds, and the mask with HQ does not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from hqsam import SamPredictor
+from hqsam.heeding import heed_clicks
+from hqsam.registry import build_model, model_spec
+from hqsam.segmentation import wanted_answer
+from hqsam.types import PAD, Prompts
+
+SIDE = 64  # of the model's frame; logits are 16 cells, 4 pixels each
+
+
+def _logits(*boxes: tuple[int, int, int, int]) -> torch.Tensor:
+    """(1, 1, 16, 16): 5 within boxes of cells x0, y0, x1, y1 (exclusive), -5 elsewhere."""
+    logits = torch.full((1, 1, 16, 16), -5.0)
+    for x0, y0, x1, y1 in boxes:
+        logits[..., y0:y1, x0:x1] = 5.0
+    return logits
+
+
+def _click(x: float, y: float, label: int) -> Prompts:
+    return Prompts.from_parts(torch.tensor([[[x, y]]]), torch.tensor([[label]]))
+
+
+def test_a_negative_click_removes_what_sam_removes():
+    object_, surplus, elsewhere = (1, 1, 6, 6), (8, 8, 11, 11), (13, 2, 15, 4)
+    with_hq, sam = _logits(object_, surplus, elsewhere), _logits(object_)
+    heeded = heed_clicks(with_hq, sam, _click(37, 37, 0), SIDE)
+    assert torch.equal(heeded, _logits(object_, elsewhere))
+    assert torch.equal(with_hq, _logits(object_, surplus, elsewhere))  # the argument is left alone
+
+
+def test_a_positive_click_takes_what_sam_takes():
+    heeded = heed_clicks(_logits((1, 1, 6, 6)), _logits((1, 1, 12, 6)), _click(40, 10, 1), SIDE)
+    assert torch.equal(heeded, _logits((1, 1, 12, 6)))
+
+
+def test_only_the_region_around_the_click_changes():
+    """Two pieces that touch at a corner are two regions, and what SAM alone leaves out elsewhere stays."""
+    with_hq, sam = _logits((2, 2, 4, 4), (4, 4, 6, 6), (8, 2, 14, 8)), _logits((10, 2, 14, 8))
+    heeded = heed_clicks(with_hq, sam, _click(9, 9, 0), SIDE)
+    assert torch.equal(heeded, _logits((4, 4, 6, 6), (8, 2, 14, 8)))
+
+
+def test_the_region_takes_sams_own_numbers():
+    with_hq = _logits((2, 2, 6, 6))
+    sam = torch.linspace(-3, -1, 256).view(1, 1, 16, 16)
+    heeded = heed_clicks(with_hq, sam, _click(12, 12, 0), SIDE)
+    assert torch.equal(heeded[..., 2:6, 2:6], sam[..., 2:6, 2:6])
+    assert torch.equal(heeded[..., 6:, :], with_hq[..., 6:, :])
+
+
+@pytest.mark.parametrize(
+    ("label", "sam"),
+    [
+        pytest.param(1, _logits(), id="heeded already"),
+        pytest.param(0, _logits((1, 1, 6, 6)), id="SAM does not heed it either"),
+    ],
+)
+def test_nothing_to_do_gives_the_same_tensor(label, sam):
+    with_hq = _logits((1, 1, 6, 6))
+    assert heed_clicks(with_hq, sam, _click(12, 12, label), SIDE) is with_hq
+
+
+def test_what_is_no_click_changes_nothing():
+    """Corners of boxes, points that are ignored, and the filler of batches."""
+    box = Prompts.from_parts(boxes=torch.tensor([[8.0, 8.0, 20.0, 20.0]]))
+    ignored = _click(12, 12, -1)
+    filler = Prompts(torch.tensor([[[12.0, 12.0]]]), torch.tensor([[PAD]]))
+    for prompts in (box, ignored, filler):
+        with_hq = _logits((1, 1, 6, 6))
+        assert heed_clicks(with_hq, _logits(), prompts, SIDE) is with_hq
+
+
+def test_every_prompt_click_and_mask_for_itself():
+    """Two prompts of two clicks with two masks each; only the second mask of the first and one click of the second."""
+    surplus, kept = (8, 8, 11, 11), (1, 1, 6, 6)
+    full = _logits(kept, surplus)
+    with_hq = torch.cat([torch.cat([_logits(kept), full], 1), torch.cat([full, full], 1)])
+    sam = torch.cat([torch.cat([_logits(), _logits(kept)], 1), torch.cat([_logits(kept), full], 1)])
+    prompts = Prompts.from_parts(
+        torch.tensor([[[37.0, 37.0], [12.0, 12.0]]]).expand(2, -1, -1), torch.tensor([[0, 1]]).expand(2, -1)
+    )
+    heeded = heed_clicks(with_hq, sam, prompts, SIDE)
+    first, second = torch.cat([_logits(kept), _logits(kept)], 1), torch.cat([_logits(kept), full], 1)
+    assert torch.equal(heeded, torch.cat([first, second]))
+
+
+def test_clicks_at_and_beyond_the_edge():
+    with_hq, sam = _logits((12, 12, 16, 16)), _logits()
+    for place in (63.9, 64.0, 80.0):
+        assert torch.equal(heed_clicks(with_hq, sam, _click(place, place, 0), SIDE), sam)
+
+
+def test_no_prompts():
+    nothing = Prompts(torch.zeros((0, 1, 2)), torch.zeros((0, 1), dtype=torch.int64))
+    assert heed_clicks(torch.zeros((0, 1, 16, 16)), torch.zeros((0, 1, 16, 16)), nothing, SIDE).shape == (0, 1, 16, 16)
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    torch.manual_seed(3)
+    model = build_model(model_spec("hq_test_tiny")).eval()
+    model.head_state = "trained"
+    predictor = SamPredictor(model)
+    predictor.set_image(np.random.default_rng(3).integers(0, 256, (48, 64, 3), dtype=np.uint8))
+    return predictor
+
+
+@pytest.mark.parametrize("fusion", ["sum", "hq"])
+@pytest.mark.parametrize("options", [{"multimask_output": False}, {"multimask_output": True, "candidates": "all"}])
+def test_the_predictor_heeds_by_sams_mask_of_the_same_pass(predictor, fusion, options):
+    """With random weights the masks disagree widely, so that the mask with HQ refuses some of many clicks."""
+    if fusion == "hq" and options.get("candidates"):
+        options = {**options, "candidates": "best"}
+    changed = 0
+    for x in range(2, 64, 6):
+        prompt = {"point_coords": [[x, 20], [30, x * 0.7]], "point_labels": [0, 1], **options}
+        plain = predictor.predict(**prompt, fusion=fusion)[2]
+        heeded = predictor.predict(**prompt, fusion=fusion, heed_clicks=True)[2]
+        assert heeded.shape == plain.shape
+        changed += not np.array_equal(plain, heeded)
+        differs = plain != heeded
+        assert (np.sign(plain[differs]) != np.sign(heeded[differs])).all()  # only what was the other way round
+    assert changed
+
+
+def test_plain_sam_and_boxes_stay_what_they_are(predictor):
+    for prompt in ({"point_coords": [[20, 20]], "point_labels": [0], "fusion": "sam"}, {"box": [5, 5, 40, 30]}):
+        plain = predictor.predict(**prompt, multimask_output=False)
+        heeded = predictor.predict(**prompt, multimask_output=False, heed_clicks=True)
+        assert all(np.array_equal(a, b) for a, b in zip(plain, heeded, strict=True))
+
+
+def test_heeding_is_not_for_crops(predictor):
+    with pytest.raises(ValueError, match="heed_clicks"):
+        predictor.predict([[20, 20]], [0], multimask_output=False, refine="zoom", heed_clicks=True)
+    again = wanted_answer(predictor.model, multimask=False, return_logits=False, refine="again", heed_clicks=True)
+    assert again.heed_clicks and again.asks_again
