@@ -53,7 +53,7 @@ def full_size_masks(
     """
     height, width = original_size
     flat = logits.flatten(0, 1)[:, None]
-    if threshold is not None and logits.device.type == "cpu" and products_are_exact():
+    if threshold is not None and _suits_windows(flat):
         inside = _threshold_windows(flat[:, 0], input_size, original_size, image_size, threshold)
         return inside.view(*logits.shape[:2], height, width)
     kind = torch.float32 if threshold is None else torch.bool
@@ -65,17 +65,22 @@ def full_size_masks(
     return result.view(*logits.shape[:2], height, width)
 
 
+def _suits_windows(logits: Tensor) -> bool:
+    """Whether windows give what the two steps give; a product spreads what is not finite over a whole band."""
+    square = logits.shape[-1] == logits.shape[-2]
+    return logits.device.type == "cpu" and square and products_are_exact() and bool(logits.isfinite().all())
+
+
 @torch.no_grad()
 def _threshold_windows(
     logits: Tensor, input_size: tuple[int, ...], original_size: tuple[int, ...], image_size: int, threshold: float
 ) -> Tensor:
     """(N, 4h, 4w) logits -> (N, H, W) bool on a CPU, computed where a mask can be."""
     height, width = original_size
-    inside = torch.zeros((len(logits), height, width), dtype=torch.bool)
+    inside = torch.zeros((len(logits), height, width), dtype=torch.bool, device=logits.device)
     # Windows have x before y: of the transposed logits they are the other way round.
     upscale = WindowUpscaler(logits.shape[-1], (input_size[1], input_size[0]), (width, height), image_size)
     for mask, low in zip(inside, logits, strict=True):
-        window = upscale(low.T.float(), threshold)
-        if window is not None:
-            torch.gt(window.logits, threshold, out=mask[window.x, window.y])
+        for strip in upscale.strips(low.T.float(), threshold):  # never a picture of floats
+            torch.gt(strip.logits, threshold, out=mask[strip.x, strip.y])
     return inside

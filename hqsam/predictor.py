@@ -206,7 +206,7 @@ class SamPredictor:
             score: "sam" is SAM's predicted IoU of SAM's mask; "own" and "own_boundary" are the predicted IoU and
                 boundary IoU of the mask that is returned, from the model's score head. None is the model's default.
             heed_clicks: where a point is not heeded by the mask with HQ and is by SAM's own, give the region around it
-                SAM's logits (`hqsam.heeding.heed_clicks`). Not for `refine` with "zoom".
+                SAM's logits (`hqsam.heeding.heed_clicks`). Scores are of the mask before. Not for `refine` with "zoom".
 
         Returns:
             masks (C, H, W) bool, or float32 logits; scores (C,), see `score`; low-resolution logits

@@ -66,7 +66,10 @@ class Answer:
                 'set multimask_output=False, or candidates="best" with an HQ head'
             )
         if self.heed_clicks and self.zooms:
-            raise ValueError(f"heed_clicks is about the whole image, and refine={self.refine!r} looks at crops")
+            raise ValueError(
+                f"heed_clicks is about the whole image, and refine={self.refine!r} looks at crops: "
+                'pass refine="none" or refine="again"'
+            )
 
     @property
     def asks_again(self) -> bool:
@@ -114,6 +117,8 @@ def wanted_answer(
     answer = Answer(multimask, return_logits, chosen, candidates, score=scored, heed_clicks=heed_clicks)
     if refine is None:
         refine = model.default_refine if chosen != "sam" and answer.masks_per_prompt == 1 else "none"
+        if heed_clicks and refine in ("zoom", "again+zoom"):
+            refine = "again" if refine == "again+zoom" else "none"  # nobody asked for the zoom
     return replace(answer, refine=refine)
 
 
@@ -185,6 +190,8 @@ def answer_confident_prompts(
     Returns:
         float32 logits (N, C, 4h, 4w) and scores (N, C), and which of the prompts these are (N,), None for all.
     """
+    if answer.heed_clicks and min_iou is not None:
+        raise ValueError("heed_clicks is for clicks that somebody makes, min_iou for points of a grid: use one of them")
     early = answer.score == "sam" and min_iou is not None
     output = model.decode(
         features,
@@ -204,8 +211,7 @@ def answer_confident_prompts(
     logits, scores = select_masks(output, **wanted)
     if answer.heed_clicks and answer.fusion != "sam":
         sam_logits, _ = sam_masks_beside_hq(output, **wanted)
-        asked = prompts if output.rows is None else prompts.to(model.device)[output.rows]
-        logits = heed_clicks(logits, sam_logits, asked, model.image_size, model.mask_threshold)
+        logits = heed_clicks(logits, sam_logits, prompts, model.image_size, model.mask_threshold)
     return logits.float(), scores.float(), output.rows
 
 

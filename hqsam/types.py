@@ -200,8 +200,8 @@ class Prompts:
             return self.has_mask
         return torch.full((len(self),), self.masks is not None, dtype=torch.bool, device=self.coords.device)
 
-    def __getitem__(self, rows: slice | Tensor) -> Prompts:
-        """Select prompts by a slice, as views, or by their numbers (M,) int64."""
+    def __getitem__(self, rows: slice) -> Prompts:
+        """Select prompts by a slice; views, no copies."""
 
         def of(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor[rows]

@@ -8,6 +8,7 @@ which no logit reaches the lowest threshold need not be computed.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -31,7 +32,9 @@ def axis_matrix(grid: int, image_size: int, content: int, size: int) -> Tensor:
     Returns:
         (size, grid) float32, rows of non-negative numbers that sum to one.
     """
-    full = F.interpolate(torch.eye(grid)[None], image_size, mode="linear", align_corners=False)[..., :content]
+    # What is kept for the process must not depend on the defaults of one moment.
+    units = torch.eye(grid, dtype=torch.float32, device="cpu")[None]
+    full = F.interpolate(units, image_size, mode="linear", align_corners=False)[..., :content]
     return F.interpolate(full, size, mode="linear", align_corners=False)[0].T.contiguous()
 
 
@@ -51,7 +54,7 @@ def _axis_bands(grid: int, image_size: int, content: int, size: int) -> list[_Ba
         rows = matrix[start : start + BAND]
         used = rows.any(dim=0).nonzero()[:, 0]
         first, last = int(used[0]), int(used[-1]) + 1
-        bands.append(_Band(start, start + len(rows), first, last, rows[:, first:last].contiguous()))
+        bands.append(_Band(start, start + len(rows), first, last, rows[:, first:last].clone()))
     return bands
 
 
@@ -87,19 +90,29 @@ class WindowUpscaler:
         Returns:
             The window, with x before y; None if no logit is above `floor`.
         """
+        strips = list(self.strips(logits, floor))
+        if not strips:
+            return None
+        x, y = strips[0].x, slice(strips[0].y.start, strips[-1].y.stop)
+        return Window(x, y, torch.cat([strip.logits for strip in strips], dim=1))
+
+    def strips(self, logits: Tensor, floor: float) -> Iterator[Window]:
+        """The same window in strips along y, for those who need one at a time; none if no logit is above `floor`."""
         above = logits > floor
         columns, rows = _needed(self._columns, above.any(dim=0)), _needed(self._rows, above.any(dim=1))
         if not columns or not rows:
-            return None
+            return
         used = slice(rows[0].first, rows[-1].last)
-        x, y = slice(columns[0].start, columns[-1].stop), slice(rows[0].start, rows[-1].stop)
+        x = slice(columns[0].start, columns[-1].stop)
         half = logits.new_empty((x.stop - x.start, used.stop - used.start))
         with torch.autocast("cpu", enabled=False):
             for band in columns:
                 part = logits[used, band.first : band.last].T
                 torch.mm(band.weights, part, out=half[band.start - x.start : band.stop - x.start])
-            parts = [half[:, b.first - used.start : b.last - used.start] @ b.weights.T for b in rows]
-        return Window(x, y, torch.cat(parts, dim=1))
+        for band in rows:
+            with torch.autocast("cpu", enabled=False):
+                strip = half[:, band.first - used.start : band.last - used.start] @ band.weights.T
+            yield Window(x, slice(band.start, band.stop), strip)
 
 
 def _needed(bands: list[_Band], above: Tensor) -> list[_Band]:
@@ -113,4 +126,7 @@ def _needed(bands: list[_Band], above: Tensor) -> list[_Band]:
 
 def products_are_exact() -> bool:
     """Whether float32 matrix products are in full float32: they are unless a program allowed less."""
-    return torch.get_float32_matmul_precision() == "highest"
+    try:
+        return torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:  # set in the newer way, of which this question knows nothing
+        return False

@@ -81,8 +81,8 @@ class CropScorer:
     def _threshold_windows(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """The same on a CPU, where most of a picture need not be computed."""
         height, width = self.crop.size
-        inside = torch.zeros((len(logits), width, height), dtype=torch.bool)
-        counts = torch.zeros((len(logits), 2), dtype=torch.int64)
+        inside = torch.zeros((len(logits), width, height), dtype=torch.bool, device=logits.device)
+        counts = torch.zeros((len(logits), 2), dtype=torch.int64, device=logits.device)
         high, low = self.mask_threshold + self.stability_offset, self.mask_threshold - self.stability_offset
         upscale = WindowUpscaler(logits.shape[-1], self.input_hw, self.crop.size, self.image_size)
         for row, mask in enumerate(logits):

@@ -84,7 +84,7 @@ RefineChoice = Annotated[
 
 HeedClicks = Annotated[
     bool,
-    typer.Option("--heed-clicks", help="Let the mask with HQ heed every point that SAM's own mask heeds."),
+    typer.Option("--heed-clicks", help="Let the mask with HQ heed points that SAM's own mask heeds."),
 ]
 
 

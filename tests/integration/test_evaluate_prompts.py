@@ -220,6 +220,7 @@ def test_a_perfect_answer_is_not_clicked_again(model: Sam, pack: Path, monkeypat
     ("options", "message"),
     [
         ({"prompts": ()}, "prompts is empty"),
+        ({"heed": True, "correlation": True}, "measure correlation without heed"),
         ({"prompts": ("mask",)}, "clicks, points, point, boxes"),
         ({"prompts": ("clicks", "clicks")}, "different ones"),
         ({"columns": ("best",)}, "sam, hq, sum"),

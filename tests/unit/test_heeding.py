@@ -8,8 +8,8 @@ import torch
 
 from hqsam import SamPredictor
 from hqsam.heeding import heed_clicks
+from hqsam.postprocess import full_size_masks
 from hqsam.registry import build_model, model_spec
-from hqsam.segmentation import wanted_answer
 from hqsam.types import PAD, Prompts
 
 SIDE = 64  # of the model's frame; logits are 16 cells, 4 pixels each
@@ -91,6 +91,25 @@ def test_every_prompt_click_and_mask_for_itself():
     assert torch.equal(heeded, torch.cat([first, second]))
 
 
+def test_a_click_that_is_heeded_already_keeps_what_is_nearer_to_it():
+    """The region of the negative click holds the positive one, which SAM's mask would lose."""
+    with_hq, sam = _logits((1, 1, 12, 4)), _logits((1, 1, 3, 4))
+    prompts = Prompts.from_parts(torch.tensor([[[21.0, 9.0], [45.0, 9.0]]]), torch.tensor([[1, 0]]))  # cells 5 and 11
+    heeded = heed_clicks(with_hq, sam, prompts, SIDE)
+    assert torch.equal(heeded, _logits((1, 1, 8, 4)))
+
+
+def test_the_pixel_of_the_click_is_heeded_and_not_its_cell_alone():
+    """At the border of the region, certain cells of HQ's must not win over SAM's when the mask is upsampled."""
+    with_hq, sam = torch.full((1, 1, 16, 16), 20.0), torch.full((1, 1, 16, 16), 0.1)
+    sam[..., 2:9] = -1.0
+    heeded = heed_clicks(with_hq, sam, _click(34, 34, 0), SIDE)
+    full = [
+        full_size_masks(logits, (SIDE, SIDE), (SIDE, SIDE), SIDE)[0, 0, 34, 34] for logits in (with_hq, sam, heeded)
+    ]
+    assert full == [True, False, False]
+
+
 def test_clicks_at_and_beyond_the_edge():
     with_hq, sam = _logits((12, 12, 16, 16)), _logits()
     for place in (63.9, 64.0, 80.0):
@@ -113,21 +132,26 @@ def predictor():
 
 
 @pytest.mark.parametrize("fusion", ["sum", "hq"])
-@pytest.mark.parametrize("options", [{"multimask_output": False}, {"multimask_output": True, "candidates": "all"}])
-def test_the_predictor_heeds_by_sams_mask_of_the_same_pass(predictor, fusion, options):
+def test_the_predictor_heeds_by_sams_mask_of_the_same_pass(predictor, fusion):
     """With random weights the masks disagree widely, so that the mask with HQ refuses some of many clicks."""
-    if fusion == "hq" and options.get("candidates"):
-        options = {**options, "candidates": "best"}
     changed = 0
     for x in range(2, 64, 6):
-        prompt = {"point_coords": [[x, 20], [30, x * 0.7]], "point_labels": [0, 1], **options}
-        plain = predictor.predict(**prompt, fusion=fusion)[2]
+        prompt = {"point_coords": [[x, 20], [30, x * 0.7]], "point_labels": [0, 1], "multimask_output": False}
+        plain = {name: predictor.predict(**prompt, fusion=name)[2] for name in ("sum", "hq")}
         heeded = predictor.predict(**prompt, fusion=fusion, heed_clicks=True)[2]
-        assert heeded.shape == plain.shape
-        changed += not np.array_equal(plain, heeded)
-        differs = plain != heeded
-        assert (np.sign(plain[differs]) != np.sign(heeded[differs])).all()  # only what was the other way round
+        differs = plain[fusion] != heeded
+        changed += differs.any()
+        assert np.allclose(heeded[differs], (plain["sum"] - plain["hq"])[differs], atol=1e-5)
     assert changed
+
+
+def test_each_of_three_sums_heeds_its_own_summand(predictor):
+    prompt = {"point_coords": [[20, 20], [40, 30]], "point_labels": [0, 1], "candidates": "all"}
+    plain, heeded = (predictor.predict(**prompt, heed_clicks=heed)[2] for heed in (False, True))
+    sam = plain - predictor.predict(**prompt, fusion="hq")[2]
+    differs = plain != heeded
+    assert plain.shape == heeded.shape == (3, 32, 32) and differs.any()
+    assert np.allclose(heeded[differs], sam[differs], atol=1e-5)
 
 
 def test_plain_sam_and_boxes_stay_what_they_are(predictor):
@@ -137,8 +161,19 @@ def test_plain_sam_and_boxes_stay_what_they_are(predictor):
         assert all(np.array_equal(a, b) for a, b in zip(plain, heeded, strict=True))
 
 
-def test_heeding_is_not_for_crops(predictor):
-    with pytest.raises(ValueError, match="heed_clicks"):
+def test_heeding_is_not_for_crops(predictor, monkeypatch):
+    """One that the weights recommend gives way, one that was asked for is refused."""
+    prompt = {"point_coords": [[20, 20]], "point_labels": [0], "multimask_output": False, "heed_clicks": True}
+    expected = {name: predictor.predict(**prompt, refine=name)[2] for name in ("none", "again")}
+    for recommended, left in (("zoom", "none"), ("again+zoom", "again")):
+        monkeypatch.setattr(predictor.model, "default_refine", recommended)
+        assert np.array_equal(predictor.predict(**prompt)[2], expected[left])
+    with pytest.raises(ValueError, match='pass refine="none" or refine="again"'):
         predictor.predict([[20, 20]], [0], multimask_output=False, refine="zoom", heed_clicks=True)
-    again = wanted_answer(predictor.model, multimask=False, return_logits=False, refine="again", heed_clicks=True)
-    assert again.heed_clicks and again.asks_again
+
+
+def test_many_clicks_take_no_copies_of_the_masks():
+    """Values at the clicks are read where they are: 2000 clicks on one mask of 4 MB would make 8 GB."""
+    with_hq = torch.full((1, 1, 1024, 1024), 5.0)
+    prompts = Prompts.from_parts(torch.rand(1, 2000, 2) * 1024, torch.ones(1, 2000, dtype=torch.int64))
+    assert heed_clicks(with_hq, -with_hq, prompts, 1024) is with_hq

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from hqsam.geometry import resized_hw
 from hqsam.postprocess import full_size_masks, upscale_logits
-from hqsam.upsampling import WindowUpscaler, axis_matrix
+from hqsam.upsampling import WindowUpscaler, _axis_bands, axis_matrix
 
 SIZES = [(1, 1), (1, 300), (300, 1), (1024, 1024), (427, 640), (90, 131), (1500, 1000), (2048, 2), (63, 64), (65, 129)]
 
@@ -91,3 +91,43 @@ def test_thresholding_takes_any_float_type_and_no_masks() -> None:
         full_size_masks(logits, (128, 96), (300, 225), 128), full_size_masks(logits.float(), (128, 96), (300, 225), 128)
     )
     assert full_size_masks(logits[:0], (128, 96), (300, 225), 128).shape == (0, 1, 300, 225)
+
+
+@pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")])
+def test_what_is_not_finite_spreads_no_farther_than_in_the_two_steps(value: float) -> None:
+    logits = torch.full((1, 1, 32, 32), -1.0)
+    logits[..., 8:24, 8:24] = 4.0
+    logits[..., 15, 15] = value
+    expected = upscale_logits(logits, (128, 96), (300, 225), 128) > 0
+    assert torch.equal(full_size_masks(logits, (128, 96), (300, 225), 128), expected)
+
+
+def test_matrices_that_are_kept_do_not_depend_on_defaults() -> None:
+    logits, frame = smooth(32)[None, None], ((128, 96), (311, 233), 128)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            masks = full_size_masks(logits, *frame)
+    finally:
+        torch.set_default_dtype(before)
+    assert torch.equal(masks, full_size_masks(logits, *frame))
+    assert torch.equal(masks, upscale_logits(logits, *frame) > 0)
+
+
+def test_a_precision_that_is_set_in_the_newer_way() -> None:
+    """Asked in the older way, torch then raises."""
+    if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+        pytest.skip("this torch has the older settings alone")
+    logits, frame = smooth(32)[None, None], ((128, 96), (300, 225), 128)
+    expected, before = full_size_masks(logits, *frame), torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    try:
+        assert torch.equal(full_size_masks(logits, *frame), expected)
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+
+
+def test_a_kept_band_keeps_no_more_than_itself() -> None:
+    bands = _axis_bands(32, 128, 128, 129)
+    assert all(band.weights.untyped_storage().nbytes() == 4 * band.weights.numel() for band in bands)

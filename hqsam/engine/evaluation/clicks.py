@@ -81,6 +81,8 @@ class ClickOptions:
         for name, numbers in (("points", self.points), ("noise", self.noise)):
             if len(set(numbers)) < len(numbers):
                 raise ValueError(f"{name} must be different numbers, got {list(numbers)}")
+        if self.heed and self.correlation:
+            raise ValueError("scores are of masks before clicks are heeded: measure correlation without heed")
         if not self.noise or not all(0 <= scale <= 1 for scale in self.noise):
             raise ValueError(f"noise must be scales within 0 and 1, got {list(self.noise)}")
 
