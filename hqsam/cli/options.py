@@ -61,14 +61,19 @@ def parse_point(text: str) -> tuple[float, float, int]:
 def load_model(name: str, checkpoint: Path | None, device: str) -> Sam:
     """The model of the command line, with weights: without a file those that its name stands for.
 
+    On a CPU this process keeps freed memory from then on.
+
     Raises:
         ValueError: unknown name or device, a file that does not fit, or weights that cannot be downloaded.
     """
+    from hqsam.engine.allocator import keep_freed_memory
     from hqsam.registry import create_model, model_spec
 
     tagged = "." in name
     chosen = "pretrained" if checkpoint is None and not tagged and model_spec(name).tags else checkpoint
-    return create_model(name, chosen, device=device_exists(device))
+    model = create_model(name, chosen, device=device_exists(device))
+    keep_freed_memory(model.device)
+    return model
 
 
 def describe_file(path: Path) -> str:

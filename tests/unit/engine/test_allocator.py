@@ -48,6 +48,13 @@ def test_large_blocks_are_fetched_once() -> None:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_a_model_of_the_command_line_comes_with_it() -> None:
+    """Whatever the command does with the model, its process keeps freed memory."""
+    load = '(__import__("hqsam.cli.options").cli.options.load_model("hq_test_tiny", None, "cpu"), True)[1]'
+    assert run(load)[1] < KEPT < run(load, HQSAM_MALLOC="0")[1]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_importing_the_library_changes_nothing() -> None:
     done, faults = run("None")
     assert not done and faults > KEPT
