@@ -60,6 +60,24 @@ class DecoderOutput(NamedTuple):
     own_scores: Tensor | None = None  # (N, 2, M, 2), from `ScoreHead`; None where nobody asked for them
     rows: Tensor | None = None  # (N,) int64, which prompts these are where those with low scores were left out
 
+    @classmethod
+    def cat(cls, parts: Sequence[DecoderOutput]) -> DecoderOutput:
+        """Join what was computed for some prompts after the others, at least one part; all have the same fields."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            torch.cat([part.sam_logits for part in parts]),
+            _joined([part.hq_logits for part in parts]),
+            torch.cat([part.iou for part in parts]),
+            _joined([part.own_scores for part in parts]),
+            _joined([part.rows for part in parts]),
+        )
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    known = [part for part in parts if part is not None]
+    return torch.cat(known) if known else None
+
 
 @dataclass(frozen=True)
 class Prompts:

@@ -20,7 +20,8 @@ from hqsam.models.layers import (
     conv3x3_dot,
     dot_kernel,
     gelu,
-    scatter3x3,
+    is_plain_inference,
+    taps3x3,
 )
 from hqsam.models.mask_decoder import DecoderInput, MaskDecoder, ScoreFloor, mask_product
 from hqsam.models.score import ScoreHead
@@ -45,7 +46,7 @@ class MaskFusion(nn.Module):
 
     def dot(self, mask_feature: Tensor, weights: Tensor) -> Tensor:
         """(N, H, W, D) channels-last feature, (N, D) weights -> (N, 1, H, W)."""
-        if mask_feature.device.type == "cpu" and not (torch.is_grad_enabled() or torch.compiler.is_compiling()):
+        if mask_feature.device.type == "cpu" and is_plain_inference():
             return self._dot_in_bands(mask_feature, weights)
         hidden = F.gelu(self.norm.forward_last(conv3x3(self.conv1, mask_feature)))
         return conv3x3_dot(self.conv2, hidden, weights)
@@ -58,17 +59,21 @@ class MaskFusion(nn.Module):
         total: Tensor | None = None
         for top in range(0, height, rows):
             end = min(top + rows, height)
-            seen = F.pad(mask_feature[:, max(top - 1, 0) : end + 1], (0, 0, 0, 0, int(top == 0), int(end == height)))
+            seen = mask_feature[:, max(top - 1, 0) : end + 1]
+            if top == 0 or end == height:
+                seen = F.pad(seen, (0, 0, 0, 0, int(top == 0), int(end == height)))
             hidden = F.conv2d(seen.permute(0, 3, 1, 2), self.conv1.weight, self.conv1.bias, padding=(0, 1))
             hidden = gelu(self.norm.forward_last(hidden.permute(0, 2, 3, 1)))
-            added = scatter3x3(kernel, hidden)
+            taps = taps3x3(kernel, hidden).view(n, 3, 3, end - top, width)
             if total is None:  # its number type is that of the layers' output, which autocast may choose
-                total = added.new_zeros((n, 1, height + 2, width))
-            total[:, :, top : end + 2] += added
+                total = taps.new_zeros((n, 1, height + 2, width + 2))
+            for y in range(3):
+                for x in range(3):
+                    total[:, 0, top + y : end + y, x : x + width] += taps[:, y, x]
         if total is None:
             raise ValueError("a mask feature has at least one row")
         bias = 0.0 if self.conv2.bias is None else (weights @ self.conv2.bias).view(-1, 1, 1, 1)
-        return total[:, :, 1:-1] + bias
+        return total[:, :, 1:-1, 1:-1] + bias
 
 
 class HQHead(nn.Module):

@@ -43,9 +43,14 @@ class MLP(nn.Module):
         return out
 
 
+def is_plain_inference() -> bool:
+    """Whether nobody will ask for a gradient and no graph is being made: maps may be overwritten, and cut."""
+    return not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+
+
 def gelu(x: Tensor) -> Tensor:
     """GELU, in place where nobody will ask for the gradient: a new map of this size costs as much as the function."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if not is_plain_inference():
         return F.gelu(x)
     return torch.ops.aten.gelu_(x)  # type: ignore[no-any-return]
 
@@ -109,7 +114,7 @@ def conv3x3_dot(conv: nn.Conv2d, x: Tensor, weights: Tensor) -> Tensor:
     Returns:
         (N, 1, H, W).
     """
-    out = F.fold(_taps(dot_kernel(conv, weights), x), x.shape[1:3], kernel_size=3, padding=1)
+    out = F.fold(taps3x3(dot_kernel(conv, weights), x), x.shape[1:3], kernel_size=3, padding=1)
     if conv.bias is None:
         return out
     return out + (weights @ conv.bias).view(-1, 1, 1, 1)
@@ -121,21 +126,7 @@ def dot_kernel(conv: nn.Conv2d, weights: Tensor) -> Tensor:
     return (weights @ flipped).view(weights.shape[0], 9, conv.in_channels)
 
 
-def scatter3x3(kernel: Tensor, x: Tensor) -> Tensor:
-    """What rows of a map add to the rows around them in a 3x3 convolution with one output channel.
-
-    Args:
-        kernel: (N, 9, C) from `dot_kernel`.
-        x: (N, H, W, C).
-
-    Returns:
-        (N, 1, H + 2, W): the first and the last row are those above and below.
-    """
-    _, h, w, _ = x.shape
-    return F.fold(_taps(kernel, x), (h + 2, w), kernel_size=3, padding=(0, 1))
-
-
-def _taps(kernel: Tensor, x: Tensor) -> Tensor:
-    """(N, 9, C) and (N, H, W, C) -> (N, 9, H * W)."""
+def taps3x3(kernel: Tensor, x: Tensor) -> Tensor:
+    """What each position adds to the 3x3 positions around it: (N, 9, C) and (N, H, W, C) -> (N, 9, H * W)."""
     n, h, w, c = x.shape
     return kernel @ x.reshape(n, h * w, c).transpose(1, 2)

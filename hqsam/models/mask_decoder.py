@@ -117,7 +117,8 @@ class MaskDecoder(nn.Module):
             scores = self.iou_head(tokens[:, 0])
             best = torch.stack([scores[:, c] for c in floor.candidates]).amax(dim=0)
             rows = (best > floor.iou).nonzero()[:, 0]
-            tokens, image = tokens[rows], image[rows]
+            if len(rows) < count:
+                tokens, image = tokens[rows], image[rows]
         return TrunkOutput(
             gelu(self.upscaling(image.unflatten(1, grid))),
             tokens[:, 0],

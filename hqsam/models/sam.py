@@ -262,16 +262,8 @@ class Sam(TrainableParts):
             return self._decode_chunk(features, prompts, image_pe, wanted)
         starts = range(0, len(prompts), chunk_size)
         parts = [self._decode_chunk(features, prompts[i : i + chunk_size], image_pe, wanted) for i in starts]
-        hq = [part.hq_logits for part in parts if part.hq_logits is not None]
-        own = [part.own_scores for part in parts if part.own_scores is not None]
-        rows = [part.rows + start for start, part in zip(starts, parts, strict=True) if part.rows is not None]
-        return DecoderOutput(
-            torch.cat([part.sam_logits for part in parts]),
-            torch.cat(hq) if hq else None,
-            torch.cat([part.iou for part in parts]),
-            torch.cat(own) if own else None,
-            torch.cat(rows) if rows else None,
-        )
+        moved = [p if p.rows is None else p._replace(rows=p.rows + i) for i, p in zip(starts, parts, strict=True)]
+        return DecoderOutput.cat(moved)
 
     def _nothing(self, features: ImageFeatures, candidates: int, use_hq: bool, own_scores: bool) -> DecoderOutput:
         low = (4 * features.image_embedding.shape[2], 4 * features.image_embedding.shape[3])
