@@ -9,6 +9,7 @@ killed once each (SIGKILL) and started again. In the end everything that was sav
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import tempfile
@@ -55,6 +56,7 @@ class Plan:
         start: settings of the training that name it.
         round_options: further options and settings of `hqsam round`.
         auto_options: of `hqsam auto`.
+        processes: that `hqsam auto` is shared out to; they share the cores, too.
     """
 
     folder: Path
@@ -63,6 +65,7 @@ class Plan:
     start: Sequence[str] = ("model.name=hq_vit_tiny.embedded",)
     round_options: Sequence[str] = ()
     auto_options: Sequence[str] = ("--preset", "fast")
+    processes: int = 1
 
     @property
     def photos(self) -> Path:
@@ -104,6 +107,7 @@ def command(
     images: Annotated[int, typer.Option(min=4)] = 100,
     objects: Annotated[int, typer.Option(min=1, help="Of each image, the largest ones.")] = 5,
     steps: Annotated[int, typer.Option(min=1, help="Of the round's training.")] = 100,
+    processes: Annotated[int, typer.Option(min=1, help="Of the automatic search.")] = 1,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep everything here.")] = None,
     as_json: Annotated[Path | None, typer.Option("--json", metavar="FILE")] = None,
 ) -> None:
@@ -111,7 +115,8 @@ def command(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) if out is None else out
         options = ("--min-masks", "1", "--min-held-out", "2", "--held-out", "3", f"loop.max_steps={steps}")
-        plan = Plan(folder, copy_pictures(pack, folder / "photos", images, objects), round_options=options)
+        truths = copy_pictures(pack, folder / "photos", images, objects)
+        plan = Plan(folder, truths, round_options=options, processes=processes)
         outcome = run_plan(plan, say=lambda text: print(text, flush=True))
         show(outcome)
         if as_json is not None:
@@ -193,21 +198,22 @@ def _round(plan: Plan) -> dict[str, Any]:
 
 
 def _search(plan: Plan, outcome: Outcome) -> Stage:
-    """Stage 3, killed once when a third of the images is done."""
+    """Stage 3; a process of it is killed when a third of the images is done, and started again."""
     start, out, count = time.monotonic(), plan.folder / "auto", len(plan.truths)
     current = plan.rounds / "current.safetensors"
     model = list(plan.model)
     if current.is_file():
         model = ["--model", plan.model[1].partition(".")[0], "--checkpoint", str(current)]
     call = [*hqsam_command("auto"), str(plan.photos), "--out", str(out), *model, *plan.auto_options, "--report"]
-    process = subprocess.Popen(call, stdout=subprocess.DEVNULL)
-    while process.poll() is None and len(list(out.glob("*.json"))) < max(1, count // 3):
+    first, *others = (_shared_search(call, rank, plan.processes) for rank in range(plan.processes))
+    while first.poll() is None and len(list(out.glob("*.json"))) < max(1, count // 3):
         time.sleep(_LOOK)
-    process.kill()
-    process.wait()
+    first.kill()
+    first.wait()
     outcome.kills += 1
     before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.json")}
-    if subprocess.run(call, check=False, stdout=subprocess.DEVNULL).returncode:
+    statuses = [process.wait() for process in (_shared_search(call, 0, plan.processes), *others)]
+    if any(statuses):
         outcome.problems.append("the search failed for some images")
     after = {path.name: path.stat().st_mtime_ns for path in out.glob("*.json")}
     outcome.problems += [f"{name} was searched twice" for name in before if before[name] != after.get(name)]
@@ -216,6 +222,16 @@ def _search(plan: Plan, outcome: Outcome) -> Stage:
     masks, ious = _searched(out, plan.truths)
     mean = sum(ious) / len(ious) if ious else None
     return Stage("automatic", count, masks, mean_iou=mean, minutes=(time.monotonic() - start) / 60)
+
+
+def _shared_search(call: Sequence[str], rank: int, processes: int) -> subprocess.Popen[bytes]:
+    """One of the processes of a search, with its share of the images and of the cores."""
+    if processes == 1:
+        return subprocess.Popen(call, stdout=subprocess.DEVNULL)
+    cores = max(1, (os.cpu_count() or 1) // processes)
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "OMP_NUM_THREADS": cores}
+    environment = os.environ | {name: str(value) for name, value in place.items()}
+    return subprocess.Popen(call, stdout=subprocess.DEVNULL, env=environment)
 
 
 def _searched(out: Path, truths: dict[str, Truth]) -> tuple[int, list[float]]:

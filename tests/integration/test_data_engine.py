@@ -27,6 +27,7 @@ def test_all_three_stages_with_kills(tmp_path: Path) -> None:
         start=("model.name=hq_test_tiny", f"model.checkpoint={start}"),
         round_options=("--min-masks", "1", "--min-held-out", "2", "--held-out", "6", *settings),
         auto_options=("--points-per-side", "3", "--iou-thresh", "-100", "--stability-thresh", "0"),
+        processes=2,
     )
     outcome = run_plan(plan)
     assert outcome.problems == [] and outcome.kills == 2
