@@ -68,14 +68,14 @@ def command(
 def _serve(folder: Path, runtime: Path, cache: Path | None) -> tuple[str, Any]:
     import uvicorn
 
-    from hqsam.registry import create_model
+    from hqsam.cli.options import load_model
     from hqsam.serve.app import create_app
     from hqsam.serve.service import Service, Settings
 
     (folder / "pictures").mkdir()
     shutil.copy(PICTURE, folder / "pictures")
     settings = Settings(folder=folder / "pictures", out=folder / "out", model_name=MODEL, runtime=runtime, cache=cache)
-    app = create_app(Service(settings, create_model(MODEL, device="cpu").eval()))
+    app = create_app(Service(settings, load_model(MODEL, None, "cpu").eval()))
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
     threading.Thread(target=server.run, daemon=True).start()
     while not server.started:
