@@ -35,14 +35,24 @@ class ComputedFrom:
     @classmethod
     def of_head(cls, model: Sam, *features: Tensor | None) -> ComputedFrom:
         """From encoder outputs and the HQ head as it is."""
-        autocast = torch.is_autocast_enabled(model.device.type)
-        how = (model.dtype, model.device, autocast, torch.get_autocast_dtype(model.device.type))
-        return cls([*features, *model.hq_parameters()], *how)
+        return cls([*features, *model.hq_parameters()], *_number_types(model))
+
+    @classmethod
+    def of_decoder(cls, model: Sam, *features: Tensor | None) -> ComputedFrom:
+        """From encoder outputs and the prompt encoder and the mask decoder as they are."""
+        parts = (model.prompt_encoder, model.mask_decoder)
+        tensors = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
+        return cls([*features, *tensors], *_number_types(model))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ComputedFrom) and self._key == other._key
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def _number_types(model: Sam) -> tuple[Any, ...]:
+    kind = model.device.type
+    return model.dtype, model.device, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
 
 
 def _version(tensor: Tensor) -> int:

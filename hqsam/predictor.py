@@ -18,7 +18,8 @@ from hqsam.computed_from import ComputedFrom
 from hqsam.features import PredictorFeatures, image_hash, model_fingerprint
 from hqsam.geometry import ResizeLongestSide
 from hqsam.images import as_rgb_uint8
-from hqsam.models import Sam
+from hqsam.models import PreparedImages, Sam
+from hqsam.models.transformer import ImageTokens
 from hqsam.prompts import Prompt, PromptFrame
 from hqsam.segmentation import Answer, Segmentation, answer_prompts, masks_of_image, segment_images, wanted_answer
 from hqsam.types import Candidates, Fusion, ImageFeatures, Prompts, Refine, ScoreSource
@@ -55,6 +56,7 @@ class SamPredictor:
         self.original_size: tuple[int, ...] | None = None
         self.input_size: tuple[int, ...] | None = None
         self._hq_known: tuple[ComputedFrom, Tensor] | None = None
+        self._tokens_known: tuple[ComputedFrom, ImageTokens] | None = None
         self._encoded: tuple[ComputedFrom, ComputedFrom] | None = None
         self._image_hash = ""
         self._image: NDArray[np.uint8] | None = None
@@ -168,6 +170,18 @@ class SamPredictor:
         """
         self._require_image()
         return self._cached_hq_features(self._image_features()) if self.model.has_hq else None
+
+    def prepared(self, *, use_hq: bool) -> PreparedImages:
+        """What `Sam.decode` computes of the set image alone, computed once.
+
+        Args:
+            use_hq: also what the HQ head needs.
+
+        Raises:
+            RuntimeError: no image is set.
+        """
+        self._require_image()
+        return self._prepared(self._image_features(needs_early=use_hq), use_hq=use_hq)
 
     def predict(
         self,
@@ -336,8 +350,8 @@ class SamPredictor:
     def _predict(self, prompts: Prompts, answer: Answer) -> tuple[Tensor, Tensor, Tensor]:
         assert self.input_size is not None and self.original_size is not None
         features = self._image_features(needs_early=answer.fusion != "sam")
-        hq_features = None if answer.fusion == "sam" else self._cached_hq_features(features)
-        logits, scores = answer_prompts(self.model, features, prompts, answer, hq_features)
+        prepared = self._prepared(features, use_hq=answer.fusion != "sam")
+        logits, scores = answer_prompts(self.model, features, prompts, answer, prepared)
         frame = self.input_size, self.original_size
         masks = masks_of_image(self.model, self._known_image(), frame, prompts, logits, answer)
         return masks, scores, logits
@@ -362,6 +376,15 @@ class SamPredictor:
         if needs_early:
             raise RuntimeError("an HQ head needs interm_features beside features: keep and restore both")
         return ImageFeatures(self.features, self.features.new_zeros(1, 1, 1, 1))  # plain SAM never looks at it
+
+    @torch.no_grad()
+    def _prepared(self, features: ImageFeatures, *, use_hq: bool) -> PreparedImages:
+        state = ComputedFrom.of_decoder(self.model, self.features)
+        if self._tokens_known is None or self._tokens_known[0] != state:
+            tokens = self.model.prepare(features, use_hq=False).tokens
+            assert tokens is not None
+            self._tokens_known = state, tokens
+        return PreparedImages(self._cached_hq_features(features) if use_hq else None, self._tokens_known[1])
 
     @torch.no_grad()
     def _cached_hq_features(self, features: ImageFeatures) -> Tensor:

@@ -26,7 +26,7 @@ from hqsam.encoding import encode_images
 from hqsam.geometry import ResizeLongestSide, resized_hw
 from hqsam.models import Sam, select_masks
 from hqsam.postprocess import upscale_logits
-from hqsam.types import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, NEGATIVE, PAD, POSITIVE, Fusion, Prompts
+from hqsam.types import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, NEGATIVE, OUTSIDE_LOGIT, PAD, POSITIVE, Fusion, Prompts
 
 MARGIN = 1.25
 """Side of a crop over the long side of the object's box."""
@@ -34,8 +34,6 @@ SMALLEST_CROP = 4
 """A crop's side is at least the model's input over this: what is magnified more looks like nothing the model knows."""
 LARGEST_SHARE = 0.5
 """Crops of more than this share of the image's long side are not made: the first pass saw as much already."""
-OUTSIDE_LOGIT = -16.0
-"""Mask prompt where the padding of a crop is."""
 GPU_BATCH = 8
 """Crops encoded together on a GPU; on a CPU one at a time is as fast and smaller."""
 

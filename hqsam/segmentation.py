@@ -14,7 +14,7 @@ from torch import Tensor
 from hqsam.encoding import encode_images
 from hqsam.heeding import heed_clicks
 from hqsam.images import as_rgb_uint8
-from hqsam.models import Sam, select_masks
+from hqsam.models import PreparedImages, Sam, select_masks
 from hqsam.models.selection import MULTIMASK_CANDIDATES, SINGLE_CANDIDATE, sam_masks_beside_hq
 from hqsam.postprocess import full_size_masks
 from hqsam.prompts import Prompt, PromptFrame, as_prompts
@@ -124,19 +124,23 @@ def wanted_answer(
 
 @torch.no_grad()
 def answer_prompts(
-    model: Sam, features: ImageFeatures, prompts: Prompts, answer: Answer, hq_features: Tensor | None = None
+    model: Sam,
+    features: ImageFeatures,
+    prompts: Prompts,
+    answer: Answer,
+    prepared: PreparedImages | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Decode and select, twice where that is wanted; arguments as in `answer_confident_prompts`.
 
     Returns:
         float32 logits (N, C, 4h, 4w) and scores (N, C).
     """
-    if hq_features is None and answer.asks_again and answer.fusion != "sam":
-        hq_features = model.hq_features(features)
-    logits, scores, _ = answer_confident_prompts(model, features, prompts, answer, hq_features)
+    if prepared is None and answer.asks_again and answer.fusion != "sam":
+        prepared = PreparedImages(model.hq_features(features))
+    logits, scores, _ = answer_confident_prompts(model, features, prompts, answer, prepared)
     if not answer.asks_again:
         return logits, scores
-    return ask_again(model, features, prompts, logits, answer, hq_features)
+    return ask_again(model, features, prompts, logits, answer, prepared)
 
 
 @torch.no_grad()
@@ -146,7 +150,7 @@ def ask_again(
     prompts: Prompts,
     logits: Tensor,
     answer: Answer,
-    hq_features: Tensor | None = None,
+    prepared: PreparedImages | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Answer prompts once more, the first answers being their mask prompts.
 
@@ -156,13 +160,13 @@ def ask_again(
         prompts: N prompts in the model's frame, as they were answered.
         logits: (N, 1, 4h, 4w), the first answers.
         answer: as the first time. What was ambiguous is not any more: SAM's single mask is taken.
-        hq_features: `model.hq_features(features)` if the caller kept it.
+        prepared: `model.prepare(features)` if the caller kept it, or parts of it.
 
     Returns:
         float32 logits (N, 1, 4h, 4w) and scores (N, 1).
     """
     once = replace(answer, multimask=False, refine="none")
-    second, scores, _ = answer_confident_prompts(model, features, asked_again(prompts, logits), once, hq_features)
+    second, scores, _ = answer_confident_prompts(model, features, asked_again(prompts, logits), once, prepared)
     return second, scores
 
 
@@ -172,9 +176,10 @@ def answer_confident_prompts(
     features: ImageFeatures,
     prompts: Prompts,
     answer: Answer,
-    hq_features: Tensor | None = None,
+    prepared: PreparedImages | None = None,
     *,
     min_iou: float | None = None,
+    shown: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Decode and select the prompts whose score is high enough.
 
@@ -183,9 +188,11 @@ def answer_confident_prompts(
         features: encoder outputs of B images.
         prompts: N prompts in the model's frame, on any device.
         answer: which masks are wanted.
-        hq_features: `model.hq_features(features)` if the caller kept it.
+        prepared: `model.prepare(features)` if the caller kept it, or parts of it.
         min_iou: prompts none of whose masks has a higher predicted IoU may be left out. Those are left out whose score
             is known before their masks are: SAM's is, the score head's is not.
+        shown: (height, width) of the resized image inside the input, the same of all images: logits of the padding may
+            be left out (`Sam.decode`), because nobody looks at them. The score head does.
 
     Returns:
         float32 logits (N, C, 4h, 4w) and scores (N, C), and which of the prompts these are (N,), None for all.
@@ -198,9 +205,10 @@ def answer_confident_prompts(
         prompts.to(model.device),
         candidates=answer.candidate_numbers,
         use_hq=answer.fusion != "sam",
-        hq_features=hq_features,
+        prepared=prepared,
         own_scores=answer.score != "sam",
         min_iou=min_iou if early else None,
+        shown=shown if answer.score == "sam" else None,
     )
     wanted: _Selection = {
         "multimask": answer.multimask,

@@ -18,6 +18,9 @@ Fusion = Literal["sum", "hq", "sam"]
 
 FUSIONS: tuple[Fusion, ...] = ("sum", "hq", "sam")
 
+OUTSIDE_LOGIT = -16.0
+"""What stands for logits of padding where none was computed."""
+
 Candidates = Literal["best", "all"]
 """Of SAM's three masks of an ambiguous prompt: the best-scored one fused with HQ's, or each of them."""
 
@@ -45,6 +48,12 @@ class ImageFeatures(NamedTuple):
 
     image_embedding: Tensor  # (B, 256, h, w)
     early_feature: Tensor  # (B, C, h', w'), after the first global-attention block
+
+    @property
+    def grid_hw(self) -> tuple[int, int]:
+        """(h, w)."""
+        height, width = self.image_embedding.shape[-2:]
+        return height, width
 
     def of_image(self, index: int) -> ImageFeatures:
         """Those of one image alone, B = 1."""

@@ -121,7 +121,7 @@ class SamEdgeDetector:
         early = cast(list[Tensor], predictor.interm_features)[0].permute(0, 3, 1, 2)
         features = ImageFeatures(predictor.get_image_embedding(), early)
         input_hw = cast(tuple[int, int], predictor.input_size)
-        hq_features = None if set(fusions) <= {"sam"} else predictor.hq_features()
+        prepared = predictor.prepared(use_hq=not set(fusions) <= {"sam"})
         grid = predictor.transform.apply_coords(point_grid(self.points_per_side) * np.array([hw[1], hw[0]]), hw)
         points = torch.from_numpy(grid).to(torch.float32)[:, None]
         found: dict[Fusion, _Found] = {fusion: ([], []) for fusion in fusions}
@@ -133,7 +133,8 @@ class SamEdgeDetector:
                     prompts,
                     candidates=MULTIMASK_CANDIDATES,
                     use_hq=use_hq,
-                    hq_features=hq_features if use_hq else None,
+                    prepared=prepared,
+                    shown=input_hw,
                 )
                 for use_hq in {fusion != "sam" for fusion in fusions}
             }

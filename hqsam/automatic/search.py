@@ -8,14 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from hqsam.automatic.grids import Crop
 from hqsam.automatic.scoring import CropScorer
 from hqsam.automatic.table import MaskTable
 from hqsam.encoding import encode_images
 from hqsam.geometry import ResizeLongestSide
-from hqsam.models import Sam
+from hqsam.models import PreparedImages, Sam
 from hqsam.segmentation import Answer, answer_confident_prompts
 from hqsam.types import ImageFeatures, Prompts
 
@@ -70,12 +69,12 @@ class GridSearch:
         height, width = crop.size
         points = self.grids[crop.layer] * np.array([width, height])
         scorer = self._scorer(crop)
-        hq_features = None if self.answer.fusion == "sam" else self.model.hq_features(features)
+        prepared = self.model.prepare(features, use_hq=self.answer.fusion != "sam")
         parts = []
         step = min(self.points_per_batch, CPU_POINTS if self.model.device.type == "cpu" else GPU_POINTS)
         for start in range(0, len(points), step):
             batch = points[start : start + step]
-            parts.append(self._ask(batch, features, hq_features, scorer))
+            parts.append(self._ask(batch, features, prepared, scorer))
             if self.progress is not None:
                 self.progress(done + start + len(batch), total)
         return MaskTable.cat(parts).suppress(self.nms_thresh).moved_to(crop.box)
@@ -93,7 +92,7 @@ class GridSearch:
         )
 
     def _ask(
-        self, points: NDArray[np.float64], features: ImageFeatures, hq_features: Tensor | None, scorer: CropScorer
+        self, points: NDArray[np.float64], features: ImageFeatures, prepared: PreparedImages, scorer: CropScorer
     ) -> MaskTable:
         """Masks of a batch of points that pass the filters; boxes and points still in the frame of the crop."""
         moved = ResizeLongestSide(self.model.image_size).apply_coords(points, scorer.crop.size)
@@ -101,7 +100,7 @@ class GridSearch:
         prompts = Prompts.from_parts(coords, torch.ones(coords.shape[:2], dtype=torch.int64))
         floor = self.pred_iou_thresh if self.pred_iou_thresh > 0 else None
         logits, scores, kept = answer_confident_prompts(
-            self.model, features, prompts, self.answer, hq_features, min_iou=floor
+            self.model, features, prompts, self.answer, prepared, min_iou=floor, shown=scorer.input_hw
         )
         if kept is not None:
             points = points[kept.cpu().numpy()]

@@ -17,7 +17,7 @@ from hqsam.engine.objective import LossTerms, autocast, image_features, point_lo
 from hqsam.losses import mask_at
 from hqsam.metrics import mask_iou
 from hqsam.metrics.boundary import boundary_region
-from hqsam.models import Sam
+from hqsam.models import PreparedImages, Sam
 from hqsam.models.selection import ALL_CANDIDATES
 from hqsam.types import ImageFeatures, Prompts
 
@@ -50,13 +50,13 @@ def score_terms(
         features = image_features(model, batch, amp=amp)
     prompts = prompts or batch.prompts
     with torch.no_grad(), autocast(model.device, amp):
-        hq_features = model.hq_features(features)
+        prepared = PreparedImages(model.hq_features(features))
     errors, hq_logits, answers = [], [], []
     for start in range(0, len(prompts), _AT_ONCE):
         rows = slice(start, start + _AT_ONCE)
         with autocast(model.device, amp):
             output = model.decode(
-                features, prompts[rows], candidates=ALL_CANDIDATES, hq_features=hq_features, own_scores=True
+                features, prompts[rows], candidates=ALL_CANDIDATES, prepared=prepared, own_scores=True
             )
         if output.hq_logits is None or output.own_scores is None:
             raise ValueError("the model gave no scores: it has no score head to train")

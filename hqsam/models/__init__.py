@@ -8,6 +8,7 @@ from hqsam.models.hq_decoder import HQHead, HQMaskDecoder
 from hqsam.models.lora import EncoderLoRA
 from hqsam.models.mask_decoder import MaskDecoder
 from hqsam.models.parts import SAM_PARTS, TrainablePart
+from hqsam.models.prepared import PreparedImages
 from hqsam.models.prompt_encoder import PromptEncoder
 from hqsam.models.sam import Sam
 from hqsam.models.score import ScoreHead
@@ -21,6 +22,7 @@ __all__ = [
     "HQHead",
     "HQMaskDecoder",
     "MaskDecoder",
+    "PreparedImages",
     "PromptEncoder",
     "Sam",
     "SamViTSpec",

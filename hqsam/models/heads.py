@@ -61,7 +61,7 @@ class SamDecoderHead(SamCopy):
 
     def logits(self, trunk: MaskDecoder, inputs: DecoderInput) -> Tensor:
         """(N, 1, 4h, 4w) logits of the copy's single mask; SAM's own decoder takes no part."""
-        output = self.decoder.run(inputs)
+        output = self.decoder.run(inputs._replace(known=None))  # what is known is of SAM's own decoder
         return mask_product(self.decoder.hypernetworks[0](output.mask_tokens[:, 0])[:, None], output.mask_feature)
 
 

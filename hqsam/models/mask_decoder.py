@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hqsam.models.layers import MLP, Upsample4x, gelu
-from hqsam.models.transformer import TwoWayTransformer
+from hqsam.models.transformer import ImageTokens, TwoWayTransformer
 from hqsam.types import DecoderOutput
 
 NUM_CANDIDATES = 4
@@ -30,6 +30,8 @@ class DecoderInput(NamedTuple):
     dense: Tensor  # (N, C, h, w), or (1, C, 1, 1) where no prompt has a mask
     keep: Tensor | None = None  # (N, K) bool, False for batch padding
     image_index: Tensor | None = None  # (N,) int64; None when B is 1
+    known: ImageTokens | None = None  # from `MaskDecoder.prepare`, for prompts none of which has a mask
+    cells: tuple[int, int] | None = None  # rows and columns of the grid that masks are made of; None for all
 
 
 class ScoreFloor(NamedTuple):
@@ -47,6 +49,16 @@ class TrunkOutput(NamedTuple):
     mask_tokens: Tensor  # (N, 4, C)
     extra_tokens: Tensor  # (N, E, C)
     rows: Tensor | None = None  # (N,) int64, the prompts that are left where there was a `ScoreFloor`
+
+
+def _as_tokens(feature: Tensor) -> Tensor:
+    """(B, C, h, w) -> (B, h * w, C)."""
+    return feature.flatten(2).transpose(1, 2)
+
+
+def _cut(image: Tensor, cells: tuple[int, int] | None) -> Tensor:
+    """The top-left part of (N, h, w, C)."""
+    return image if cells is None else image[:, : cells[0], : cells[1]]
 
 
 def mask_product(weights: Tensor, feature: Tensor) -> Tensor:
@@ -68,6 +80,17 @@ class MaskDecoder(nn.Module):
         self.upscaling = Upsample4x(dim, dim // 4, dim // 8)
         self.hypernetworks = nn.ModuleList(MLP(dim, dim, dim // 8, 3) for _ in range(NUM_CANDIDATES))
         self.iou_head = MLP(dim, dim, NUM_CANDIDATES, 3)
+
+    def prepare(self, image_embedding: Tensor, image_pe: Tensor, no_mask: Tensor) -> ImageTokens:
+        """What depends on images alone, for prompts without masks.
+
+        Args:
+            image_embedding: (B, C, h, w).
+            image_pe: (1, C, h, w).
+            no_mask: (1, C, 1, 1).
+        """
+        image = _as_tokens(image_embedding + no_mask).contiguous()
+        return self.transformer.prepare(image, _as_tokens(image_pe).contiguous())
 
     def run(
         self,
@@ -100,18 +123,15 @@ class MaskDecoder(nn.Module):
         tokens = torch.cat([output_tokens.expand(count, -1, -1), inputs.prompt_tokens], dim=1)
         keep = None if inputs.keep is None else F.pad(inputs.keep, (num_outputs, 0), value=True)
 
-        image, index = inputs.image_embedding, inputs.image_index
-        if inputs.dense.shape[0] > 1 and index is not None:  # masks make the image tokens differ by prompt at once
-            image, index = image.index_select(0, index), None
-        image = image + inputs.dense
-        grid = image.shape[-2:]
-        tokens, image = self.transformer(
-            tokens,
-            image.flatten(2).transpose(1, 2),
-            inputs.image_pe.flatten(2).transpose(1, 2),
-            keep=keep,
-            image_index=index,
-        )
+        index, grid = inputs.image_index, inputs.image_embedding.shape[-2:]
+        if inputs.known is not None:
+            image, positions = inputs.known.image, inputs.known.positions
+        else:
+            image = inputs.image_embedding
+            if inputs.dense.shape[0] > 1 and index is not None:  # masks make the image tokens differ by prompt at once
+                image, index = image.index_select(0, index), None
+            image, positions = _as_tokens(image + inputs.dense), _as_tokens(inputs.image_pe)
+        tokens, image = self.transformer(tokens, image, positions, keep=keep, image_index=index, known=inputs.known)
         rows = None
         if floor is not None:
             scores = self.iou_head(tokens[:, 0])
@@ -120,7 +140,7 @@ class MaskDecoder(nn.Module):
             if len(rows) < count:
                 tokens, image = tokens[rows], image[rows]
         return TrunkOutput(
-            gelu(self.upscaling(image.unflatten(1, grid))),
+            gelu(self.upscaling(_cut(image.unflatten(1, grid), inputs.cells))),
             tokens[:, 0],
             tokens[:, 1 : 1 + NUM_CANDIDATES],
             tokens[:, 1 + NUM_CANDIDATES : num_outputs],

@@ -6,35 +6,26 @@ Shape legend: B images, N prompts over all images, M candidates, S input size, (
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hqsam.models.decoding import CPU_CHUNK, GPU_CHUNK, Decoding, Shown
 from hqsam.models.heads import name_of_head
 from hqsam.models.hq_decoder import HQHead, HQMaskDecoder
-from hqsam.models.mask_decoder import DecoderInput, MaskDecoder, ScoreFloor
+from hqsam.models.mask_decoder import MaskDecoder, ScoreFloor
 from hqsam.models.parts import SAM_PARTS, TrainableParts
+from hqsam.models.prepared import PreparedImages
 from hqsam.models.prompt_encoder import PromptEncoder
 from hqsam.models.score import ScoreHead
 from hqsam.models.selection import ALL_CANDIDATES, MULTIMASK_CANDIDATES, SINGLE_CANDIDATE, require_score, select_masks
+from hqsam.models.transformer import ImageTokens
 from hqsam.postprocess import full_size_masks, upscale_logits
 from hqsam.types import FUSIONS, DecoderOutput, Fusion, ImageFeatures, Prompts, Refine, ScoreSource
 
 HeadState = Literal["random", "untrained", "trained"]
-
-CPU_CHUNK, GPU_CHUNK = 4, 32
-"""Prompts decoded at once: on a CPU small chunks stay in cache and avoid page faults of giant temporaries."""
-
-
-class _Wanted(NamedTuple):
-    """What `Sam.decode` was asked for."""
-
-    candidates: Sequence[int]
-    image_feature: Tensor | None  # None: HQ takes no part
-    own_scores: bool
-    floor: ScoreFloor | None
 
 
 class Sam(TrainableParts):
@@ -207,6 +198,23 @@ class Sam(TrainableParts):
             raise ValueError("this is a plain SAM without an HQ head; build an hq_ model for HQ features")
         return self.mask_decoder.image_feature(self._cast(features))
 
+    def prepare(self, features: ImageFeatures, *, use_hq: bool = True) -> PreparedImages:
+        """What `decode` computes of images alone, to be kept for prompts that come one after the other.
+
+        Without a gradient it goes to no weights: whoever trains what it is computed from computes it each time.
+
+        Args:
+            features: encoder outputs of B images.
+            use_hq: also what the HQ head needs.
+        """
+        features = self._cast(features)
+        return PreparedImages(self.hq_features(features) if use_hq else None, self._image_tokens(features))
+
+    def _image_tokens(self, features: ImageFeatures) -> ImageTokens:
+        trunk = self.mask_decoder.trunk if isinstance(self.mask_decoder, HQMaskDecoder) else self.mask_decoder
+        no_mask = self.prompt_encoder.no_mask.weight.view(1, -1, 1, 1)
+        return trunk.prepare(features.image_embedding, self.prompt_encoder.get_dense_pe(), no_mask)
+
     def decode(
         self,
         features: ImageFeatures,
@@ -214,9 +222,10 @@ class Sam(TrainableParts):
         *,
         candidates: Sequence[int] = SINGLE_CANDIDATE,
         use_hq: bool = True,
-        hq_features: Tensor | None = None,
+        prepared: PreparedImages | None = None,
         own_scores: bool = False,
         min_iou: float | None = None,
+        shown: tuple[int, int] | None = None,
         chunk_size: int | None = None,
     ) -> DecoderOutput:
         """Decode prompts of any number of images.
@@ -226,18 +235,21 @@ class Sam(TrainableParts):
             prompts: N prompts; `image_index` is needed when B > 1.
             candidates: SAM masks to compute, of 0 (clear prompts) and 1, 2, 3 (ambiguous ones); may be empty.
             use_hq: let the HQ token take part. False is plain SAM exactly.
-            hq_features: `hq_features(features)` if the caller kept it.
+            prepared: `prepare(features)` if the caller kept it, or parts of it.
             own_scores: let the score head judge the masks that HQ takes part in.
             min_iou: leave out the prompts none of whose candidates has a predicted IoU above it, before their masks are
                 made; `rows` of the result says which are left. Not for training.
+            shown: (height, width) of the resized image inside the input, where all images have the same. Logits of the
+                padding, on which no pixel of the image depends, are then not computed: they are `OUTSIDE_LOGIT`. None
+                computes them, as published programs do; logits that become mask prompts need them.
             chunk_size: prompts decoded at once when no gradient is needed; memory does not depend on N.
 
         Returns:
             SAM logits (N, M, 4h, 4w), HQ logits (N, 1, 4h, 4w) or None, IoU (N, M), own scores (N, 2, M, 2) or None.
 
         Raises:
-            ValueError: unknown candidates, images without an image_index, own scores that the model cannot give, or
-                `min_iou` without candidates.
+            ValueError: unknown candidates, images without an image_index, own scores that the model cannot give or
+                beside `shown`, `min_iou` without candidates, or an image that is larger than the input.
         """
         if own_scores and (self.score_head is None or not use_hq or not candidates):
             raise ValueError("own scores need a score head, the HQ token and at least one candidate")
@@ -247,55 +259,35 @@ class Sam(TrainableParts):
             raise ValueError(f"{len(features.image_embedding)} images need prompts with an image_index, got None")
         if min_iou is not None and not candidates:
             raise ValueError("min_iou is about candidates, and none is asked for")
-        features = self._cast(features)
-        if use_hq:
-            hq_features = self.hq_features(features) if hq_features is None else hq_features.to(self.dtype)
-        if not len(prompts):
-            nothing = self._nothing(features, len(candidates), use_hq, own_scores)
-            return nothing if min_iou is None else nothing._replace(rows=prompts.kinds.new_zeros(0))
-        floor = None if min_iou is None else ScoreFloor(min_iou, candidates)
-        wanted = _Wanted(candidates, hq_features if use_hq else None, own_scores, floor)
-        image_pe = self.prompt_encoder.get_dense_pe()
+        if shown is not None and own_scores:
+            raise ValueError("own scores look at the whole mask: they cannot be asked for beside `shown`")
+        features, known = self._cast(features), prepared or PreparedImages()
+        part = None if shown is None else Shown.of_input(shown, features.grid_hw)
         if chunk_size is None:
             chunk_size = CPU_CHUNK if self.device.type == "cpu" else GPU_CHUNK
-        if torch.is_grad_enabled() or len(prompts) <= chunk_size:
-            return self._decode_chunk(features, prompts, image_pe, wanted)
-        starts = range(0, len(prompts), chunk_size)
-        parts = [self._decode_chunk(features, prompts[i : i + chunk_size], image_pe, wanted) for i in starts]
-        moved = [p if p.rows is None else p._replace(rows=p.rows + i) for i, p in zip(starts, parts, strict=True)]
-        return DecoderOutput.cat(moved)
-
-    def _nothing(self, features: ImageFeatures, candidates: int, use_hq: bool, own_scores: bool) -> DecoderOutput:
-        low = (4 * features.image_embedding.shape[2], 4 * features.image_embedding.shape[3])
-        empty = features.image_embedding.new_zeros
-        return DecoderOutput(
-            empty((0, candidates, *low)),
-            empty((0, 1, *low)) if use_hq else None,
-            empty((0, candidates)),
-            empty((0, 2, candidates, 2)) if own_scores else None,
+        at_once = torch.is_grad_enabled() or len(prompts) <= chunk_size
+        tokens = None if prompts.masks is not None else known.tokens
+        if tokens is None and prompts.masks is None and not at_once:
+            tokens = self._image_tokens(features)
+        decoding = Decoding(
+            prompt_encoder=self.prompt_encoder,
+            mask_decoder=self.mask_decoder,
+            features=features,
+            image_pe=self.prompt_encoder.get_dense_pe() if tokens is None else tokens.positions_map(features.grid_hw),
+            tokens=tokens,
+            image_feature=self._hq_feature(features, known.hq_features, part) if use_hq else None,
+            candidates=candidates,
+            own_scores=own_scores,
+            floor=None if min_iou is None else ScoreFloor(min_iou, candidates),
+            shown=part,
         )
+        if not len(prompts):
+            return decoding.nothing()
+        return decoding.at_once(prompts) if at_once else decoding.in_chunks(prompts, chunk_size)
 
-    def _decode_chunk(
-        self, features: ImageFeatures, prompts: Prompts, image_pe: Tensor, wanted: _Wanted
-    ) -> DecoderOutput:
-        tokens = self.prompt_encoder.embed_tokens(prompts.coords, prompts.kinds)
-        if prompts.tokens is not None:
-            tokens = torch.cat([tokens, prompts.tokens.to(tokens.dtype)], dim=1)
-        inputs = DecoderInput(
-            features.image_embedding,
-            image_pe,
-            tokens,
-            self.prompt_encoder.embed_dense(prompts),
-            prompts.token_flags(),
-            prompts.image_index if len(features.image_embedding) > 1 else None,
-        )
-        candidates, image_feature, own_scores, floor = wanted
-        if isinstance(self.mask_decoder, HQMaskDecoder):
-            if image_feature is not None:
-                hq: DecoderOutput = self.mask_decoder(inputs, image_feature, candidates, own_scores, floor)
-                return hq
-            return self.mask_decoder.trunk(inputs, candidates, floor)  # type: ignore[no-any-return]
-        return self.mask_decoder(inputs, candidates, floor)  # type: ignore[no-any-return]
+    def _hq_feature(self, features: ImageFeatures, kept: Tensor | None, part: Shown | None) -> Tensor:
+        feature = self.hq_features(features) if kept is None else kept.to(self.dtype)
+        return feature if part is None else part.cut(feature)
 
     def _cast(self, features: ImageFeatures) -> ImageFeatures:
         return ImageFeatures(*(f.to(self.dtype) for f in features))

@@ -8,11 +8,28 @@ and are assigned to prompts by `image_index`; afterwards they have N rows.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hqsam.models.layers import MLP
+
+
+class ImageTokens(NamedTuple):
+    """Images in front of the first block, and what it computes of them alone: the same for prompts without masks."""
+
+    image: Tensor  # (B, P, C)
+    positions: Tensor  # (1, P, C)
+    keys: Tensor  # (B, P, C / 2) and values: what the tokens read
+    values: Tensor  # (B, P, C / 2)
+    queries: Tensor  # (B, P, C / 2), what the image reads tokens with
+
+    def positions_map(self, grid_hw: tuple[int, int]) -> Tensor:
+        """The positions as (1, C, h, w)."""
+        spread: Tensor = self.positions.transpose(1, 2).unflatten(2, grid_hw)
+        return spread
 
 
 class Attention(nn.Module):
@@ -113,10 +130,30 @@ class Attention(nn.Module):
         if keep is not None:
             shift = shift.masked_fill(~keep[:, None, :, None], -torch.inf)
         scores = torch.baddbmm(shift.reshape(queries.shape[0], -1, 1), wanted, queries.transpose(1, 2))
-        shares = scores.view(n, heads, count, -1).softmax(dim=2).flatten(1, 2)  # (N, heads * T, P)
+        return self._add_told(image, scores.view(n, heads, count, -1), tokens)
+
+    def write_projected(
+        self, image: Tensor, queries: Tensor, keys: Tensor, tokens: Tensor, keep: Tensor | None = None
+    ) -> Tensor:
+        """`write` with projected queries: (N, P, C / downsample), or one row for all."""
+        if not self._is_short(keys, keys):
+            return image + self.attend(queries, self.k_proj(keys), self.v_proj(tokens), keep)
+        known, wanted = self._by_head(self.k_proj, keys) * self._scale, self._split_heads(queries)
+        if len(wanted) == 1:  # nothing is repeated: the keys of all rows are one long list
+            merged = known.transpose(0, 1).flatten(1, 2) @ wanted[0].transpose(1, 2)  # (heads, N * T, P)
+            scores = merged.unflatten(1, (known.shape[0], known.shape[2])).transpose(0, 1)
+        else:
+            scores = known @ wanted.transpose(2, 3)
+        if keep is not None:
+            scores = scores.masked_fill(~keep[:, None, :, None], -torch.inf)
+        return self._add_told(image, scores, tokens)
+
+    def _add_told(self, image: Tensor, scores: Tensor, tokens: Tensor) -> Tensor:
+        """Add the tokens' values by scores (N, heads, T, P) of each position."""
+        shares = scores.softmax(dim=2).flatten(1, 2)  # (N, heads * T, P)
         told = self._by_head(self.v_proj, tokens)
-        values = (told @ self.out_proj.weight.t().view(heads, -1, width)).flatten(1, 2)
-        values = values + self.out_proj.bias / heads  # the shares of each head add up to one
+        weight = self.out_proj.weight.t().view(self.num_heads, -1, tokens.shape[-1])
+        values = (told @ weight).flatten(1, 2) + self.out_proj.bias / self.num_heads  # a head's shares add up to one
         return torch.baddbmm(image, shares.transpose(1, 2), values)
 
     def _by_head(self, layer: nn.Module, tokens: Tensor) -> Tensor:
@@ -157,6 +194,7 @@ class TwoWayBlock(nn.Module):
         *,
         keep: Tensor | None,
         image_index: Tensor | None,
+        known: ImageTokens | None = None,
     ) -> tuple[Tensor, Tensor]:
         """One two-way block.
 
@@ -167,6 +205,7 @@ class TwoWayBlock(nn.Module):
             image_pe: (1, P, C).
             keep: (N, T) bool, False for batch padding; None when there is none.
             image_index: (N,) row of `image` for each prompt; None when the rows already match, or there is one.
+            known: what `TwoWayTransformer.prepare` made of this image, for the first block.
 
         Returns:
             tokens (N, T, C) and image (N, P, C).
@@ -178,18 +217,28 @@ class TwoWayBlock(nn.Module):
             tokens = tokens + self.self_attn(q, q, tokens, keep)
         tokens = self.norm1(tokens)
 
+        to_image, to_token = self.token_to_image, self.image_to_token
+        if known is not None:
+            k, v = _rows(known.keys, image_index), _rows(known.values, image_index)
+            read = to_image.attend(to_image.q_proj(tokens + token_pe), k, v)
+            tokens = self._after_reading(tokens, read)
+            image, queries = _rows(image, image_index), _rows(known.queries, image_index)
+            return tokens, self.norm4(to_token.write_projected(image, queries, tokens + token_pe, tokens, keep))
+
         positioned = image + image_pe
-        to_image = self.token_to_image
         if image_index is None:
             read = to_image.read(tokens + token_pe, positioned, image)
         else:  # prompts of several images: keys and values are projected before they are repeated
             k, v = _rows(to_image.k_proj(positioned), image_index), _rows(to_image.v_proj(image), image_index)
             read = to_image.attend(to_image.q_proj(tokens + token_pe), k, v)
-        tokens = self.norm2(tokens + read)
-        tokens = self.norm3(tokens + self.mlp(tokens))
-
+        tokens = self._after_reading(tokens, read)
         image, positioned = _rows(image, image_index), _rows(positioned, image_index)
-        return tokens, self.norm4(self.image_to_token.write(image, positioned, tokens + token_pe, tokens, keep))
+        return tokens, self.norm4(to_token.write(image, positioned, tokens + token_pe, tokens, keep))
+
+    def _after_reading(self, tokens: Tensor, read: Tensor) -> Tensor:
+        tokens = self.norm2(tokens + read)
+        changed: Tensor = self.norm3(tokens + self.mlp(tokens))
+        return changed
 
 
 class TwoWayTransformer(nn.Module):
@@ -201,6 +250,19 @@ class TwoWayTransformer(nn.Module):
         self.final_token_to_image = Attention(dim, num_heads, downsample=2)
         self.final_norm = nn.LayerNorm(dim)
 
+    def prepare(self, image: Tensor, image_pe: Tensor) -> ImageTokens:
+        """What the first block computes of images alone.
+
+        Args:
+            image: (B, P, C).
+            image_pe: (1, P, C).
+        """
+        first = self.layers[0]
+        assert isinstance(first, TwoWayBlock)  # noqa: S101  for the type checker
+        positioned = image + image_pe
+        read, write = first.token_to_image, first.image_to_token
+        return ImageTokens(image, image_pe, read.k_proj(positioned), read.v_proj(image), write.q_proj(positioned))
+
     def forward(
         self,
         tokens: Tensor,
@@ -209,6 +271,7 @@ class TwoWayTransformer(nn.Module):
         *,
         keep: Tensor | None = None,
         image_index: Tensor | None = None,
+        known: ImageTokens | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Let N sets of tokens and their images read each other.
 
@@ -218,14 +281,15 @@ class TwoWayTransformer(nn.Module):
             image_pe: (1, P, C).
             keep: (N, T) bool, False for batch padding.
             image_index: (N,) int64 or None.
+            known: from `prepare` for this image.
 
         Returns:
             tokens (N, T, C) and image (N, P, C) after the transformer.
         """
         token_pe = tokens
         for layer in self.layers:
-            tokens, image = layer(tokens, image, token_pe, image_pe, keep=keep, image_index=image_index)
-            image_index = None
+            tokens, image = layer(tokens, image, token_pe, image_pe, keep=keep, image_index=image_index, known=known)
+            image_index = known = None
         read = self.final_token_to_image.read(tokens + token_pe, image + image_pe, image)
         return self.final_norm(tokens + read), image
 

@@ -23,7 +23,7 @@ from hqsam.data.sources import RawSample, SampleSource
 from hqsam.errors import DataError, HqsamError
 from hqsam.geometry import ResizeLongestSide
 from hqsam.losses import bce_dice_per_mask, select_points
-from hqsam.models import Sam, select_masks
+from hqsam.models import PreparedImages, Sam, select_masks
 from hqsam.models.selection import SINGLE_CANDIDATE
 from hqsam.text.clip import ClipEncoder
 from hqsam.text.crops import object_crop
@@ -143,7 +143,7 @@ def projection_loss(
         example.prompts.with_tokens(tokens.to(model.dtype)),
         candidates=SINGLE_CANDIDATE,
         use_hq=chosen != "sam",
-        hq_features=example.hq_features,
+        prepared=PreparedImages(example.hq_features),
     )
     logits = select_masks(output, multimask=False, fusion=chosen)[0].float()
     points = select_points(logits.detach(), example.loss_candidates, example.loss_uniform)

@@ -91,7 +91,7 @@ def _fresh(model, image, **options):
 
 
 def test_nothing_kept_outlives_what_it_was_made_from(image):
-    """Another head, other features in place, other number types: the next answer knows."""
+    """Another head, another decoder, other features in place, other number types: the next answer knows."""
     model = _model()
     predictor = SamPredictor(model)
     predictor.set_image(image)
@@ -99,6 +99,11 @@ def test_nothing_kept_outlives_what_it_was_made_from(image):
     with torch.no_grad():
         for parameter in model.hq_parameters():
             parameter.mul_(0.5)
+    assert np.allclose(predictor.predict(box=BOX, multimask_output=False)[2], _fresh(model, image), atol=1e-5)
+    with torch.no_grad():
+        for part in (model.mask_decoder.trunk.transformer.layers[0], model.prompt_encoder.no_mask):
+            for parameter in part.parameters():
+                parameter.mul_(0.9)
     assert np.allclose(predictor.predict(box=BOX, multimask_output=False)[2], _fresh(model, image), atol=1e-5)
     other = SamPredictor(model)
     other.set_image(image[:, ::-1].copy())

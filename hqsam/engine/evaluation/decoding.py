@@ -70,7 +70,7 @@ def decode_boxes(
     image, features, input_hw = encoded
     image_hw = image.shape[:2]
     scaled = torch.from_numpy(ResizeLongestSide(model.image_size).apply_boxes(boxes, image_hw)).to(torch.float32)
-    hq_features = model.hq_features(features) if set(columns) - {"sam"} else None
+    prepared = model.prepare(features, use_hq=bool(set(columns) - {"sam"}))
     by = {column: (sources or {}).get(column, "sam") for column in columns}
     for chunk in scaled.split(prompts_at_once(image_hw)) if len(scaled) else ():
         prompts = Prompts.from_parts(boxes=chunk)
@@ -80,9 +80,7 @@ def decode_boxes(
                 continue
             use_hq = wanted != ["sam"]
             own = any(by[column] != "sam" for column in wanted)
-            output = model.decode(
-                features, prompts.to(model.device), use_hq=use_hq, hq_features=hq_features, own_scores=own
-            )
+            output = model.decode(features, prompts.to(model.device), use_hq=use_hq, prepared=prepared, own_scores=own)
             for column in wanted:
                 logits, scores = select_masks(output, multimask=False, fusion=column, score=by[column])
                 answer = wanted_answer(
@@ -90,7 +88,7 @@ def decode_boxes(
                 )
                 logits = logits.float()
                 if answer.asks_again:
-                    logits, scores = ask_again(model, features, prompts, logits, answer, hq_features)
+                    logits, scores = ask_again(model, features, prompts, logits, answer, prepared)
                 masks = masks_of_image(model, image, (input_hw, image_hw), prompts, logits, answer)
                 found[column] = Decoded(masks[:, 0].cpu().numpy(), scores[:, 0].float().cpu().numpy())
         yield {column: found[column] for column in columns}

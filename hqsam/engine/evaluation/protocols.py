@@ -149,10 +149,10 @@ class PaperPath:
         if not targets:
             return
         model = self.model
-        hq_features = model.hq_features(features)
+        prepared = model.prepare(features)
         boxes = torch.stack([self._box(target) for target in targets]).to(model.device)
         for chunk in boxes.split(prompts_at_once(image.shape)):
-            output = model.decode(features, Prompts.from_parts(boxes=chunk), hq_features=hq_features)
+            output = model.decode(features, Prompts.from_parts(boxes=chunk), prepared=prepared)
             logits, _ = select_masks(output, multimask=False, fusion="hq")
             logits = F.interpolate(logits.float(), image.shape[:2], mode="bilinear", align_corners=False)
             for mask in (logits[:, 0] > model.mask_threshold).cpu().numpy():

@@ -49,8 +49,10 @@ def test_writing_to_an_image(rows: int, count: int, ragged: bool) -> None:
     attention, image, queries = make_attention(), draw(rows, 30, 32), draw(rows, 30, 32, seed=1)
     keys, tokens = draw(3, count, 32, seed=2), draw(3, count, 32, seed=3)
     keep = torch.arange(count) < torch.tensor([[1], [count], [max(1, count - 1)]]) if ragged else None
-    found = attention.write(image, queries, keys, tokens, keep)
-    torch.testing.assert_close(found, image + plain(attention, queries, keys, tokens, keep))
+    expected = image + plain(attention, queries, keys, tokens, keep)
+    torch.testing.assert_close(attention.write(image, queries, keys, tokens, keep), expected)
+    projected = attention.write_projected(image, attention.q_proj(queries), keys, tokens, keep)
+    torch.testing.assert_close(projected, expected)
 
 
 def test_every_parameter_gets_its_gradient() -> None:

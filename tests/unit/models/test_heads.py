@@ -109,9 +109,10 @@ def test_kept_image_parts_and_chunks_change_nothing(name: str) -> None:
     features, prompts = make_inputs(model)
     with torch.no_grad():
         whole = model.decode(features, prompts, candidates=(1, 2, 3))
-        kept = model.hq_features(features)
-        parts = model.decode(features, prompts, candidates=(1, 2, 3), hq_features=kept, chunk_size=2)
-    assert kept.shape == (2, 32 if {"early", "final"} & set(name.split("+")) else 0, 32, 32)
+        kept = model.prepare(features)
+        parts = model.decode(features, prompts, candidates=(1, 2, 3), prepared=kept, chunk_size=2)
+    assert kept.hq_features is not None
+    assert kept.hq_features.shape == (2, 32 if {"early", "final"} & set(name.split("+")) else 0, 32, 32)
     for a, b in zip(whole, parts, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
 

@@ -109,6 +109,24 @@ def test_many_images_equal_one_by_one(hq):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("use_hq", [True, False])
+@pytest.mark.parametrize("images", [1, 3])
+def test_what_is_kept_of_images_changes_nothing(hq, images, use_hq):
+    """One prompt at a time, which prepares nothing by itself; those with masks cannot use it all."""
+    features = _features(images)
+    kept = hq.prepare(features, use_hq=use_hq)
+    assert kept.tokens.image.shape == (images, 64, 256) and (kept.hq_features is not None) == use_hq
+    mask = torch.randn(1, 1, 32, 32, generator=torch.Generator().manual_seed(4))
+    for number, masks in ((0, None), (images - 1, None), (images - 1, mask)):
+        prompts = Prompts.from_parts(boxes=_boxes(1), masks=masks, image_index=torch.tensor([number]))
+        plain = hq.decode(features, prompts, candidates=(0, 1), use_hq=use_hq)
+        found = hq.decode(features, prompts, candidates=(0, 1), use_hq=use_hq, prepared=kept)
+        torch.testing.assert_close(found.sam_logits, plain.sam_logits, rtol=0, atol=1e-5)
+        torch.testing.assert_close(found.hq_logits, plain.hq_logits, rtol=0, atol=1e-5)
+        torch.testing.assert_close(found.iou, plain.iou, rtol=0, atol=1e-6)
+
+
+@torch.no_grad()
 def test_padding_of_ragged_prompts_changes_nothing(hq):
     g = torch.Generator().manual_seed(3)
     parts = [
