@@ -16,12 +16,9 @@ from typing import Any
 
 from hqsam.models import Sam
 from hqsam.serve.files import FileFolder
-from hqsam.types import Fusion
 
 logger = logging.getLogger(__name__)
 
-_OPSET = 20
-"""The first with a GELU: as one operator it takes a fraction of the time of the five that stand for it before."""
 _PACKAGE = Path("node_modules", "onnxruntime-web", "dist")
 _RUNTIME_KINDS = (".js", ".mjs", ".wasm", ".map")
 _NO_RUNTIME = (
@@ -160,8 +157,7 @@ def write_decoder(model: bytes, path: Path, name: str, sender: Connection) -> No
     try:
         sam: Sam = pickle.loads(model)
         able = sam.has_hq and sam.head_state != "untrained"
-        fusion: Fusion = "sum" if able else "sam"
-        export_decoder(sam, path, fusion=fusion, separate=able, name=name, opset=_OPSET)
+        export_decoder(sam, path, fusion="sum" if able else "sam", separate=able, name=name)
         sender.send(None)
     except Exception as error:
         sender.send(str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}")
