@@ -119,10 +119,13 @@ class Decoding:
 
     def _decode(self, inputs: DecoderInput) -> DecoderOutput:
         decoder = self.mask_decoder
+        output: DecoderOutput  # the modules are called, not their `forward`: somebody may have hooks on them
         if isinstance(decoder, HQMaskDecoder) and self.image_feature is not None:
-            return decoder.forward(inputs, self.image_feature, self.candidates, self.own_scores, self.floor)
-        trunk = decoder.trunk if isinstance(decoder, HQMaskDecoder) else decoder
-        return trunk.forward(inputs, self.candidates, self.floor)
+            output = decoder(inputs, self.image_feature, self.candidates, self.own_scores, self.floor)
+        else:
+            trunk = decoder.trunk if isinstance(decoder, HQMaskDecoder) else decoder
+            output = trunk(inputs, self.candidates, self.floor)
+        return output
 
     def _padded(self, output: DecoderOutput, shown: Shown) -> DecoderOutput:
         return output._replace(
