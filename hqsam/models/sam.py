@@ -201,7 +201,7 @@ class Sam(TrainableParts):
     def prepare(self, features: ImageFeatures, *, use_hq: bool = True) -> PreparedImages:
         """What `decode` computes of images alone, to be kept for prompts that come one after the other.
 
-        Without a gradient it goes to no weights: whoever trains what it is computed from computes it each time.
+        Whoever trains weights that it is computed from computes it anew for each step.
 
         Args:
             features: encoder outputs of B images.
