@@ -20,8 +20,9 @@ from hqsam.models.prompt_encoder import PromptEncoder
 from hqsam.models.transformer import ImageTokens
 from hqsam.types import OUTSIDE_LOGIT, DecoderOutput, ImageFeatures, Prompts
 
-CPU_CHUNK, GPU_CHUNK = 4, 32
-"""Prompts decoded at once: on a CPU small chunks stay in cache and avoid page faults of giant temporaries."""
+CPU_CHUNK, GPU_CHUNK = 2, 32
+"""Prompts decoded at once. On a CPU the largest map has 8 MB a prompt, and glibc maps blocks above 32 MB anew each time
+they are needed, a page fault for every 4 KB; few prompts also stay in the cache. One at a time has smaller products."""
 
 _PIXELS = 4
 """Input pixels along a side of a low-resolution logit; an embedding's cell has as many logits along its side."""

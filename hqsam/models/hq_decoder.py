@@ -56,7 +56,7 @@ class MaskFusion(nn.Module):
         n, height, width, _ = mask_feature.shape
         kernel = dot_kernel(self.conv2, weights)
         rows = max(1, _BAND // max(1, n * width))
-        total: Tensor | None = None
+        parts = []
         for top in range(0, height, rows):
             end = min(top + rows, height)
             seen = mask_feature[:, max(top - 1, 0) : end + 1]
@@ -64,14 +64,12 @@ class MaskFusion(nn.Module):
                 seen = F.pad(seen, (0, 0, 0, 0, int(top == 0), int(end == height)))
             hidden = F.conv2d(seen.permute(0, 3, 1, 2), self.conv1.weight, self.conv1.bias, padding=(0, 1))
             hidden = gelu(self.norm.forward_last(hidden.permute(0, 2, 3, 1)))
-            taps = taps3x3(kernel, hidden).view(n, 3, 3, end - top, width)
-            if total is None:  # its number type is that of the layers' output, which autocast may choose
-                total = taps.new_zeros((n, 1, height + 2, width + 2))
-            for y in range(3):
-                for x in range(3):
-                    total[:, 0, top + y : end + y, x : x + width] += taps[:, y, x]
-        if total is None:
-            raise ValueError("a mask feature has at least one row")
+            parts.append(taps3x3(kernel, hidden))
+        taps = torch.cat(parts, dim=2).view(n, 3, 3, height, width)
+        total = taps.new_zeros((n, 1, height + 2, width + 2))
+        for y in range(3):
+            for x in range(3):
+                total[:, 0, y : y + height, x : x + width] += taps[:, y, x]
         bias = 0.0 if self.conv2.bias is None else (weights @ self.conv2.bias).view(-1, 1, 1, 1)
         return total[:, :, 1:-1, 1:-1] + bias
 
