@@ -7,6 +7,7 @@ once, masks as prompts, embeddings that can be kept and `segment` are ours.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -198,6 +199,7 @@ class SamPredictor:
         refine: Refine | None = None,
         score: ScoreSource | None = None,
         heed_clicks: bool = False,
+        padding_logits: bool = True,
     ) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.float32]]:
         """Predict masks from prompts in pixels of the original image.
 
@@ -221,6 +223,9 @@ class SamPredictor:
                 boundary IoU of the mask that is returned, from the model's score head. None is the model's default.
             heed_clicks: where a point is not heeded by the mask with HQ and is by SAM's own, give the region around it
                 SAM's logits (`hqsam.heeding.heed_clicks`). Scores are of the mask before. Not for `refine` with "zoom".
+            padding_logits: False leaves out the logits of the padding beside an image that is not square: those that
+                are returned are far below zero there. The masks are the same; answers to logits that are fed back are
+                as good, but not equal.
 
         Returns:
             masks (C, H, W) bool, or float32 logits; scores (C,), see `score`; low-resolution logits
@@ -246,7 +251,7 @@ class SamPredictor:
             score=score,
             heed_clicks=heed_clicks,
         )
-        masks, scores, logits = self._predict(prompts, answer)
+        masks, scores, logits = self._predict(prompts, answer, padding_logits)
         arrays = [t.cpu().numpy() for t in (masks, scores, logits)]
         masks_np, scores_np, logits_np = arrays if many else (array[0] for array in arrays)
         return masks_np, scores_np, logits_np
@@ -266,6 +271,7 @@ class SamPredictor:
         refine: Refine | None = None,
         score: ScoreSource | None = None,
         heed_clicks: bool = False,
+        padding_logits: bool = True,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Predict masks from batched prompts in the model's input frame (see `transform`).
 
@@ -274,10 +280,8 @@ class SamPredictor:
             point_labels: (N, K): 1 foreground, 0 background, -1 ignored.
             boxes: (N, 4) XYXY, or None.
             mask_input: (N, 1, 256, 256) logits, or None.
-            multimask_output: see `predict`.
-            return_logits: see `predict`.
-            hq_token_only: see `predict`.
-            fusion, candidates, refine, score, heed_clicks: see `predict`.
+            multimask_output, return_logits, hq_token_only: see `predict`.
+            fusion, candidates, refine, score, heed_clicks, padding_logits: see `predict`.
 
         Returns:
             masks (N, C, H, W) bool or float32 logits, scores (N, C), low-resolution logits (N, C, 256, 256).
@@ -299,7 +303,7 @@ class SamPredictor:
             score=score,
             heed_clicks=heed_clicks,
         )
-        return self._predict(prompts, answer)
+        return self._predict(prompts, answer, padding_logits)
 
     def segment(
         self,
@@ -323,9 +327,7 @@ class SamPredictor:
         Args:
             images: (H, W, 3) uint8 arrays of any sizes.
             prompts: for each image a `Prompt` or a list of them, which may be empty.
-            multimask_output: see `predict`.
-            return_logits: see `predict`.
-            fusion, candidates, refine, score, heed_clicks: see `predict`.
+            multimask_output, return_logits, fusion, candidates, refine, score, heed_clicks: see `predict`.
             image_format: channel order of the images.
             batch_size: images encoded and decoded together; None is 1 on a CPU, where more gain nothing, else 8.
 
@@ -347,8 +349,10 @@ class SamPredictor:
         )
         return segment_images(self.model, images, prompts, answer, image_format=image_format, batch_size=batch_size)
 
-    def _predict(self, prompts: Prompts, answer: Answer) -> tuple[Tensor, Tensor, Tensor]:
+    def _predict(self, prompts: Prompts, answer: Answer, padding_logits: bool) -> tuple[Tensor, Tensor, Tensor]:
         assert self.input_size is not None and self.original_size is not None
+        if not padding_logits:
+            answer = replace(answer, shown=(self.input_size[0], self.input_size[1]))
         features = self._image_features(needs_early=answer.fusion != "sam")
         prepared = self._prepared(features, use_hq=answer.fusion != "sam")
         logits, scores = answer_prompts(self.model, features, prompts, answer, prepared)

@@ -21,6 +21,8 @@ from hqsam.prompts import Prompt, PromptFrame, as_prompts
 from hqsam.refine import asked_again, zoom
 from hqsam.types import REFINEMENTS, Candidates, Fusion, ImageFeatures, Prompts, Refine, ScoreSource
 
+GROUP = 64
+"""Prompts whose candidates are in memory at once, of which only the chosen masks' logits are kept."""
 GPU_BATCH = 8
 """Images encoded together on a GPU; on a CPU one at a time is as fast and smaller."""
 
@@ -44,7 +46,11 @@ class _Selection(TypedDict):
 
 @dataclass(frozen=True)
 class Answer:
-    """Which masks are wanted, and in what form; see `SamPredictor.predict`."""
+    """Which masks are wanted, and in what form; see `SamPredictor.predict`.
+
+    `shown` is the (height, width) of the resized image inside the input, the same of all images that are asked about:
+    logits of the padding are then left out (`Sam.decode`). The score head, which looks at them, gets them.
+    """
 
     multimask: bool
     return_logits: bool
@@ -53,6 +59,7 @@ class Answer:
     refine: Refine = "none"
     score: ScoreSource = "sam"
     heed_clicks: bool = False
+    shown: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be refined, before anything is computed."""
@@ -179,7 +186,6 @@ def answer_confident_prompts(
     prepared: PreparedImages | None = None,
     *,
     min_iou: float | None = None,
-    shown: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Decode and select the prompts whose score is high enough.
 
@@ -191,14 +197,39 @@ def answer_confident_prompts(
         prepared: `model.prepare(features)` if the caller kept it, or parts of it.
         min_iou: prompts none of whose masks has a higher predicted IoU may be left out. Those are left out whose score
             is known before their masks are: SAM's is, the score head's is not.
-        shown: (height, width) of the resized image inside the input, the same of all images: logits of the padding may
-            be left out (`Sam.decode`), because nobody looks at them. The score head does.
 
     Returns:
         float32 logits (N, C, 4h, 4w) and scores (N, C), and which of the prompts these are (N,), None for all.
     """
     if answer.heed_clicks and min_iou is not None:
         raise ValueError("heed_clicks is for clicks that somebody makes, min_iou for points of a grid: use one of them")
+    if len(prompts) <= GROUP:
+        return _answer_group(model, features, prompts, answer, prepared, min_iou)
+    if prepared is None:
+        prepared = model.prepare(features, use_hq=answer.fusion != "sam")
+    h, w = features.grid_hw
+    shape = len(prompts), answer.masks_per_prompt, 4 * h, 4 * w
+    logits = torch.empty(shape, dtype=torch.float32, device=model.device)
+    scores = logits.new_empty(shape[:2])
+    kept, done = [], 0
+    for start in range(0, len(prompts), GROUP):
+        group = prompts[start : start + GROUP]
+        some, their_scores, rows = _answer_group(model, features, group, answer, prepared, min_iou)
+        places = slice(done, done + len(some))
+        logits[places], scores[places] = some, their_scores
+        kept += [] if rows is None else [rows + start]
+        done = places.stop
+    return logits[:done], scores[:done], torch.cat(kept) if kept else None
+
+
+def _answer_group(
+    model: Sam,
+    features: ImageFeatures,
+    prompts: Prompts,
+    answer: Answer,
+    prepared: PreparedImages | None,
+    min_iou: float | None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
     early = answer.score == "sam" and min_iou is not None
     output = model.decode(
         features,
@@ -208,7 +239,7 @@ def answer_confident_prompts(
         prepared=prepared,
         own_scores=answer.score != "sam",
         min_iou=min_iou if early else None,
-        shown=shown if answer.score == "sam" else None,
+        shown=answer.shown if answer.score == "sam" else None,
     )
     wanted: _Selection = {
         "multimask": answer.multimask,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -69,12 +69,13 @@ class GridSearch:
         height, width = crop.size
         points = self.grids[crop.layer] * np.array([width, height])
         scorer = self._scorer(crop)
+        answer = replace(self.answer, shown=scorer.input_hw)  # nobody looks at the padding
         prepared = self.model.prepare(features, use_hq=self.answer.fusion != "sam")
         parts = []
         step = min(self.points_per_batch, CPU_POINTS if self.model.device.type == "cpu" else GPU_POINTS)
         for start in range(0, len(points), step):
             batch = points[start : start + step]
-            parts.append(self._ask(batch, features, prepared, scorer))
+            parts.append(self._ask(batch, features, prepared, scorer, answer))
             if self.progress is not None:
                 self.progress(done + start + len(batch), total)
         return MaskTable.cat(parts).suppress(self.nms_thresh).moved_to(crop.box)
@@ -92,16 +93,19 @@ class GridSearch:
         )
 
     def _ask(
-        self, points: NDArray[np.float64], features: ImageFeatures, prepared: PreparedImages, scorer: CropScorer
+        self,
+        points: NDArray[np.float64],
+        features: ImageFeatures,
+        prepared: PreparedImages,
+        scorer: CropScorer,
+        answer: Answer,
     ) -> MaskTable:
         """Masks of a batch of points that pass the filters; boxes and points still in the frame of the crop."""
         moved = ResizeLongestSide(self.model.image_size).apply_coords(points, scorer.crop.size)
         coords = torch.from_numpy(moved).to(torch.float32)[:, None]
         prompts = Prompts.from_parts(coords, torch.ones(coords.shape[:2], dtype=torch.int64))
         floor = self.pred_iou_thresh if self.pred_iou_thresh > 0 else None
-        logits, scores, kept = answer_confident_prompts(
-            self.model, features, prompts, self.answer, prepared, min_iou=floor, shown=scorer.input_hw
-        )
+        logits, scores, kept = answer_confident_prompts(self.model, features, prompts, answer, prepared, min_iou=floor)
         if kept is not None:
             points = points[kept.cpu().numpy()]
         flat, per_point = scores.flatten(), scores.shape[1]

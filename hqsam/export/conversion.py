@@ -21,7 +21,7 @@ ExportDtype = Literal["float32", "float16", "int8"]
 DTYPES: tuple[ExportDtype, ...] = ("float32", "float16", "int8")
 
 Axes = Mapping[int, str]
-"""Names of the dimensions that may have any length, by position."""
+"""Names of the dimensions that may have any length, by position; "4*rows" is four times as long as "rows"."""
 
 _NO_LIMIT = 2**62
 _SMALL = 64
@@ -46,6 +46,7 @@ def trace(
     opset: int,
     *,
     largest_constant: int = _NO_LIMIT,
+    at_most: Mapping[str, int] | None = None,
 ) -> Any:
     """Trace a module to an `onnx.ModelProto` whose weights are inside.
 
@@ -57,6 +58,7 @@ def trace(
         opset: version of the operator set.
         largest_constant: numbers of a tensor that is computed here because it depends on constants alone; what is
             larger, and larger than what it is computed from, every runtime computes when it opens the file.
+        at_most: limits of dimensions, by name.
 
     Raises:
         MissingExtraError: onnx or onnxscript is not installed.
@@ -64,8 +66,7 @@ def trace(
     for package in ("onnx", "onnxscript"):
         import_extra(package)
     optimizer = import_extra("onnxscript.optimizer")
-    names = {name for _, axes in inputs.values() for name in axes.values()}
-    dims = {name: torch.export.Dim(name) for name in names}
+    dims = _dimensions({name for _, axes in inputs.values() for name in axes.values()}, at_most or {})
     shapes = [{axis: dims[name] for axis, name in axes.items()} or None for _, axes in inputs.values()]
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
@@ -89,6 +90,13 @@ def trace(
     _name_axes(proto.graph.input, {name: axes for name, (_, axes) in inputs.items()})
     _name_axes(proto.graph.output, outputs)
     return proto
+
+
+def _dimensions(names: set[str], at_most: Mapping[str, int]) -> dict[str, Any]:
+    """What `torch.export` calls the dimensions of these names."""
+    split = {name: name.rpartition("*")[::2] for name in names}
+    plain = {base: torch.export.Dim(base, max=at_most.get(base)) for _, base in split.values()}
+    return {name: int(factor) * plain[base] if factor else plain[base] for name, (factor, base) in split.items()}
 
 
 def to_int8(proto: Any, prove: Callable[[Path], object]) -> Any:

@@ -40,6 +40,9 @@ _PROMPTS, _TOKENS = "num_prompts", "num_points"
 _LARGEST_CONSTANT = 2**18
 """Of the decoder: the positions of the embedding's grid are larger, and would be a fifth of the file."""
 _EXAMPLE_PROMPTS, _EXAMPLE_TOKENS = 2, 3
+_CELLS = ("rows", "columns")
+_PART: Axes = {2: "4*rows", 3: "4*columns"}
+"""Free dimensions of a part of the features, and of its masks."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,8 @@ def export_decoder(
     full_size_masks: bool = False,
     interface: Interface = "hqsam",
     separate: bool = False,
+    crop: bool = False,
+    winograd: bool = False,
     opset: int = DEFAULT_OPSET,
     name: str = "",
 ) -> ExportedFile:
@@ -142,6 +147,11 @@ def export_decoder(
         separate: return the two summands of `fusion="sum"` in place of `low_res_masks`, so that a program can show
             either or their sum after one call: `low_res_masks_sam` (N, M, 4h, 4w), SAM's logits beside the HQ token
             (all but those of plain SAM, where it takes no part), and `low_res_masks_hq` (N, 1, 4h, 4w).
+        crop: `hq_features` may also be the top-left (1, 32, 4a, 4b) of the features, and masks are then of that part,
+            (N, M, 4a, 4b): the padding of pictures that are not square need not be decoded. The last two of its rows
+            and columns differ from those of the whole where it was cut.
+        winograd: compute the 3x3 convolution by Winograd's minimal filtering: for onnxruntime-web on a processor. In
+            float32 alone.
         opset: version of the operator set.
         name: the model's name, for the metadata.
 
@@ -158,12 +168,33 @@ def export_decoder(
             'separate summands are those of fusion="sum", of masks="all" or "single" and at low resolution; got '
             f"fusion={chosen!r}, masks={masks!r}, full_size_masks={full_size_masks}"
         )
+    if crop and (chosen == "sam" or interface == "published" or full_size_masks):
+        raise ExportError("a decoder is cropped by its `hq_features`, and its masks are of low resolution")
+    if winograd and dtype != "float32":
+        raise ExportError(f"winograd rounds too much in {dtype}; it takes float32")
     if model.resolve_score(None, chosen) != "sam":
         _logger.warning("the score head is left out: the file's scores, and its best mask, are by SAM's own score")
     twin = exportable(model, dtype)
-    graph = DecoderGraph(twin, fusion=chosen, masks=masks, published=interface == "published", separate=separate)
-    outputs: dict[str, Axes] = {output: {0: _PROMPTS} for output in graph.output_names}
-    proto = trace(graph, _decoder_inputs(twin, graph), outputs, opset, largest_constant=_LARGEST_CONSTANT)
+    graph = DecoderGraph(
+        twin,
+        fusion=chosen,
+        masks=masks,
+        published=interface == "published",
+        separate=separate,
+        crop=crop,
+        winograd=winograd,
+    )
+    part = _PART if crop else {}
+    outputs: dict[str, Axes] = {output: {0: _PROMPTS, **part} for output in graph.output_names}
+    outputs["iou_predictions"] = {0: _PROMPTS}
+    proto = trace(
+        graph,
+        _decoder_inputs(twin, graph),
+        outputs,
+        opset,
+        largest_constant=_LARGEST_CONSTANT,
+        at_most=dict.fromkeys(_CELLS, twin.image_size // STRIDE),
+    )
     # every use of the flags broadcasts, so that one flag answers for all prompts
     _input(proto, "has_mask_input").type.tensor_type.shape.dim[0].dim_param = "num_flags"
     if (
@@ -193,6 +224,8 @@ def _decoder_inputs(model: Sam, graph: DecoderGraph) -> dict[str, tuple[Tensor, 
     inputs: dict[str, tuple[Tensor, Axes]] = {"image_embeddings": (torch.zeros(1, 256, grid, grid), {})}
     for name in image_inputs(graph.fusion != "sam", graph.published):
         inputs[name] = (torch.zeros(of_image[name]), {})
+    if graph.crop:  # an example of other lengths than the whole: these would be taken for fixed ones
+        inputs["hq_features"] = (torch.zeros(1, 32, 4 * (grid // 2), 4 * (grid // 2 + 1)), _PART)
     n, k = _EXAMPLE_PROMPTS, _EXAMPLE_TOKENS
     inputs["point_coords"] = (torch.zeros(n, k, 2), {0: _PROMPTS, 1: _TOKENS})
     inputs["point_labels"] = (torch.ones(n, k), {0: _PROMPTS, 1: _TOKENS})

@@ -85,14 +85,24 @@ class DecoderGraph(nn.Module):
         masks: which masks.
         published: read `interm_embeddings` instead of `hq_features`.
         separate: with "sum", return both summands instead of the sum; of "all" or "single" masks.
+        crop: make masks of as much of the picture as `hq_features` are of.
+        winograd: compute 3x3 convolutions as `hqsam.export.winograd` does.
     """
 
     def __init__(
-        self, model: Sam, *, fusion: Fusion, masks: Masks, published: bool = False, separate: bool = False
+        self,
+        model: Sam,
+        *,
+        fusion: Fusion,
+        masks: Masks,
+        published: bool = False,
+        separate: bool = False,
+        crop: bool = False,
+        winograd: bool = False,
     ) -> None:
         super().__init__()
         self.model, self.fusion, self.choice, self.published = model, fusion, masks, published
-        self.separate = separate
+        self.separate, self.crop, self.winograd = separate, crop, winograd
 
     @property
     def input_names(self) -> list[str]:
@@ -111,7 +121,8 @@ class DecoderGraph(nn.Module):
 
         Args:
             image_embeddings: (1, 256, h, w).
-            inputs: (1, 32, 4h, 4w) `hq_features`, or (1, 1, h, w, C) `interm_embeddings`, if HQ takes part;
+            inputs: (1, 32, 4h, 4w) `hq_features`, or (1, 1, h, w, C) `interm_embeddings`, if HQ takes part; with
+                `crop` the top-left (1, 32, 4a, 4b) of the features, and masks are of that size;
                 `point_coords` (N, K, 2) xy in model-input pixels; `point_labels` (N, K), the kinds of `hqsam.types`;
                 `mask_input` (N, 1, 4h, 4w) logits; `has_mask_input` (N,), 1 where a mask counts, else 0.
 
@@ -120,13 +131,15 @@ class DecoderGraph(nn.Module):
             token (N, M, 4h, 4w), HQ's (N, 1, 4h, 4w) and the scores.
         """
         *of_image, coords, labels, mask, has_mask = inputs
-        with PortableOperators():
+        with PortableOperators(winograd=self.winograd):
             encoder = self.model.prompt_encoder
             embedding = image_embeddings.to(self.model.dtype)
             prompts = Prompts(coords, labels.to(torch.int64), mask, has_mask > 0.5)
             keep = prompts.kinds != PAD
             tokens = encoder.embed_tokens(prompts.coords, prompts.kinds)
-            arguments = DecoderInput(embedding, encoder.get_dense_pe(), tokens, encoder.embed_dense(prompts), keep)
+            dense = encoder.embed_dense(prompts)
+            cells = (of_image[0].shape[2] // 4, of_image[0].shape[3] // 4) if self.crop else None
+            arguments = DecoderInput(embedding, encoder.get_dense_pe(), tokens, dense, keep, cells=cells)
             output = self._decode(arguments, *of_image)
             if self.separate and output.hq_logits is not None:
                 return output.sam_logits.float(), output.hq_logits.float(), output.iou.float()

@@ -11,8 +11,8 @@ from hqsam.errors import ExportError
 # the WebAssembly backend of onnxruntime-web, which has every operator of onnxruntime's CPU.
 _NAMES = """
     Add ArgMax Cast Concat Constant Conv ConvTranspose Cos Div Equal Erf Expand Flatten Floor Gather Gelu Gemm Greater
-    GreaterOrEqual Identity LayerNormalization Less MatMul Max Mul Neg Not Pad Pow ReduceMax ReduceMean ReduceSum Relu
-    Reshape Resize Shape Sigmoid Sin Slice Softmax Split Sqrt Squeeze Sub Transpose Unsqueeze Where
+    GreaterOrEqual Identity LayerNormalization Less MatMul Max Mul Neg Not Pad Pow Range ReduceMax ReduceMean ReduceSum
+    Relu Reshape Resize Shape Sigmoid Sin Slice Softmax Split Sqrt Squeeze Sub Transpose Unsqueeze Where
 """
 _PLAIN = frozenset(_NAMES.split())
 _INT8 = frozenset({"DynamicQuantizeLinear", "MatMulInteger", "DequantizeLinear"})

@@ -5,6 +5,7 @@ The model's code stays as it is: the replacements compute the same numbers, only
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,19 +15,29 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from hqsam.export import winograd
+
 
 class PortableOperators(TorchFunctionMode):
     """Replace `fold`, `einsum` and fused attention by a convolution, by matrix products, and these with a softmax.
 
     `fold` would become Col2Im, which TensorRT does not know, and `einsum` Einsum, which it knows in part; fused
-    attention with a mask brings operators against rows whose every key is masked, of which there are none here.
+    attention with a mask brings operators against rows whose every key is masked, of which there are none here. GELU
+    is written in the order in which runtimes know it and make one operator of it.
+
+    Args:
+        winograd: compute 3x3 convolutions as `hqsam.export.winograd` does.
     """
+
+    def __init__(self, *, winograd: bool = False) -> None:
+        super().__init__()
+        self._replacements = {**_PORTABLE, torch.conv2d: conv2d} if winograd else _PORTABLE
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Call `func`, or what stands for it."""
-        return _PORTABLE.get(func, func)(*args, **(kwargs or {}))
+        return self._replacements.get(func, func)(*args, **(kwargs or {}))
 
 
 def fold_3x3(
@@ -88,6 +99,23 @@ def einsum(equation: str, *operands: Tensor) -> Tensor:
     return (queries.transpose(1, 2) @ positions).transpose(1, 2)
 
 
+def gelu(x: Tensor, approximate: str = "none") -> Tensor:
+    """`F.gelu`, exact."""
+    if approximate != "none":
+        raise NotImplementedError("GELU is exported as it is, not as an approximation")
+    return x * (1 + torch.erf(x / math.sqrt(2))) * 0.5
+
+
+def conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0, *others: Any
+) -> Tensor:
+    """`torch.conv2d` as modules call it, of wide 3x3 kernels by Winograd's way; `others` are dilation and groups."""
+    dilation, groups = others or (1, 1)
+    if winograd.is_fit(weight, stride=stride, padding=padding, dilation=dilation, groups=groups):
+        return winograd.conv3x3(x, weight, bias)
+    return torch.conv2d(x, weight, bias, stride, padding, dilation, groups)
+
+
 def expand(x: Tensor, *sizes: int) -> Tensor:
     """`Tensor.expand`; what has these sizes already is not copied, as ONNX's Expand would do."""
     same = (size == -1 or statically_known_true(size == own) for size, own in zip(sizes, x.shape, strict=False))
@@ -96,6 +124,7 @@ def expand(x: Tensor, *sizes: int) -> Tensor:
 
 _PORTABLE: dict[Any, Callable[..., Any]] = {
     F.fold: fold_3x3,
+    F.gelu: gelu,
     F.scaled_dot_product_attention: attention,
     torch.einsum: einsum,
     Tensor.expand: expand,

@@ -83,6 +83,7 @@ def answer(predictor: SamPredictor, picture: Picture, request: PredictRequest, a
             fusion=request.fusion,
             candidates="all" if request.multimask else "best",
             refine="none",  # clicks feed answers back by themselves, and a page's own decoder has to answer alike
+            padding_logits=False,
         )
     except ValueError as error:
         raise RefusedError(str(error)) from error

@@ -6,6 +6,7 @@ import torch
 
 from hqsam import SamPredictor, create_model
 from hqsam.registry import build_model, model_spec
+from hqsam.types import OUTSIDE_LOGIT
 from tests.helpers import fill_parameters
 
 BOX = [10.0, 12.0, 60.0, 40.0]
@@ -263,3 +264,19 @@ def test_untrained_head_is_refused(image, tmp_path):
     with pytest.raises(ValueError, match="untrained"):
         predictor.predict(box=BOX)
     assert predictor.predict(box=BOX, fusion="sam")[0].shape == (3, 48, 80)
+
+
+@pytest.mark.parametrize("fusion", ["sum", "hq", "sam"])
+def test_logits_of_the_padding_can_be_left_out(predictor, fusion):
+    options = {"multimask_output": False, "fusion": fusion, "return_logits": True}
+    for refine in ("none", "zoom"):
+        whole = predictor.predict(box=[BOX], refine=refine, **options)
+        part = predictor.predict(box=[BOX], refine=refine, padding_logits=False, **options)
+        for ours, theirs in zip(part[:2], whole[:2], strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-4 * np.abs(theirs).max())
+        # 48 x 80 pixels become 77 x 128: 20 of 32 rows of logits, and one more that is read beside them
+        outside = 2 * OUTSIDE_LOGIT if fusion == "sum" else OUTSIDE_LOGIT
+        assert (part[2][:, :, 21:] == outside).all() and (part[2][:, :, :21] != outside).all()
+    box, points = torch.tensor([BOX]), torch.tensor([[[20.0, 30.0]]])
+    again = predictor.predict_torch(points, torch.ones(1, 1), box, refine="again", padding_logits=False, **options)
+    assert torch.isfinite(again[0]).all() and (again[2][:, :, 21:] < 0).all()

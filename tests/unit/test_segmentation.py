@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hqsam import Prompt, SamPredictor
+from hqsam import Prompt, SamPredictor, segmentation
+from hqsam.encoding import encode_images
 from hqsam.refine import asked_again
 from hqsam.registry import build_model, model_spec
+from hqsam.segmentation import answer_confident_prompts, wanted_answer
 from hqsam.types import Prompts
 from tests.helpers import fill_parameters
 
@@ -284,3 +286,26 @@ def test_ready_made_tokens(predictor, images):
     for wrong in (torch.zeros(1, 256), torch.zeros(2, 1, 256)):
         with pytest.raises(ValueError, match="tokens"):
             prompts.with_tokens(wrong)
+
+
+@pytest.mark.parametrize(("fusion", "multimask"), [("sum", False), ("sum", True), ("sam", True)])
+def test_many_prompts_are_answered_in_groups(predictor, images, fusion, multimask, monkeypatch):
+    predictor.set_image(images[0])
+    generator = np.random.default_rng(2)
+    corners = np.sort(generator.uniform(1, 47, (23, 2, 2)), axis=1).reshape(23, 4)
+    options = {"fusion": fusion, "multimask_output": multimask, "candidates": "all", "return_logits": True}
+    whole = predictor.predict(box=corners, refine="none", **options)
+    monkeypatch.setattr(segmentation, "GROUP", 5)
+    for ours, theirs in zip(predictor.predict(box=corners, refine="none", **options), whole, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    mixed = Prompts.from_parts(boxes=torch.from_numpy(corners).float(), image_index=torch.arange(23) % 2)
+    features, _ = encode_images(predictor.model, images[:2])
+    answer = wanted_answer(predictor.model, multimask=multimask, return_logits=False, fusion=fusion, candidates="all")
+    answer = replace(answer, refine="none")
+    logits, scores, rows = answer_confident_prompts(predictor.model, features, mixed, answer)
+    assert rows is None and len(logits) == len(scores) == 23
+    floor = float(scores.amax(1).median())
+    some, their_scores, rows = answer_confident_prompts(predictor.model, features, mixed, answer, min_iou=floor)
+    assert rows is not None and rows.tolist() == (scores.amax(1) > floor).nonzero()[:, 0].tolist()
+    torch.testing.assert_close(some, logits[rows], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(their_scores, scores[rows], atol=1e-4, rtol=1e-4)

@@ -22,6 +22,7 @@ from hqsam.export.graphs import DecoderGraph
 from hqsam.export.operators import require_portable
 from hqsam.features import weights_fingerprint
 from hqsam.models import Sam
+from hqsam.models.decoding import Shown
 from hqsam.postprocess import upscale_logits
 from hqsam.registry import build_model, create_model, model_spec
 from hqsam.types import ImageFeatures, Prompts
@@ -122,6 +123,42 @@ def test_separate_summands(hq: Sam, folder: Path, tmp_path: Path) -> None:
     assert close(sam, expected.sam_logits) and close(own, expected.hq_logits) and close(iou, expected.iou)
     with pytest.raises(DataError, match="gives SAM's and HQ's masks apart"):
         OnnxPredictor(folder / "encoder.onnx", tmp_path / "decoder.onnx")
+
+
+@pytest.mark.parametrize("winograd", [False, True])
+@torch.no_grad()
+def test_masks_of_a_part_of_the_picture(hq: Sam, tmp_path: Path, winograd: bool) -> None:
+    path = tmp_path / "decoder.onnx"
+    export_decoder(hq, path, masks="all", separate=True, crop=True, winograd=winograd)
+    features, prompts = features_of(hq), draw_prompts(3, 2, masks=True)
+    hq_features = hq.hq_features(features)
+    run = session(path).run
+    names = ["low_res_masks_sam", "low_res_masks_hq", "iou_predictions"]
+    for input_hw in [*SIZES, (SIDE, 70), (33, 20)]:
+        shown = Shown.of_input(input_hw, (8, 8))
+        expected = hq.decode(features, prompts, candidates=(0, 1, 2, 3), shown=input_hw)
+        inputs = {"image_embeddings": features.image_embedding.numpy(), "hq_features": shown.cut(hq_features).numpy()}
+        sam, own, iou = run(names, inputs | proof.feed(prompts, (LOW, LOW)))
+        assert sam.shape[2:] == own.shape[2:] == tuple(4 * cells for cells in shown.cells)
+        rows, columns = shown.logits
+        assert expected.hq_logits is not None and close(iou, expected.iou)
+        assert close(sam[..., :rows, :columns], expected.sam_logits[..., :rows, :columns])
+        assert close(own[..., :rows, :columns], expected.hq_logits[..., :rows, :columns])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"crop": True, "fusion": "sam"}, "cropped by its `hq_features`"),
+        ({"crop": True, "interface": "published"}, "cropped by its `hq_features`"),
+        ({"crop": True, "full_size_masks": True}, "cropped by its `hq_features`"),
+        ({"winograd": True, "dtype": "float16"}, "takes float32"),
+    ],
+)
+def test_options_that_exclude_each_other(hq: Sam, tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ExportError, match=message):
+        export_decoder(hq, tmp_path / "decoder.onnx", **options)
+    assert not list(tmp_path.iterdir())
 
 
 def test_filler_takes_no_part(hq: Sam, folder: Path) -> None:
