@@ -1,7 +1,8 @@
 """``python -m benchmarks.page --runtime DIR``: from a prompt in the annotation page to its mask.
 
 The same prompts are answered in turns by the server, by the decoder in the browser (WebAssembly), and by onnxruntime on
-the decoder's file alone, with as many threads as the browser takes: a busy machine slows all three.
+the decoder's file alone, for the same part of the picture and with as many threads as the browser takes: a busy machine
+slows all three.
 """
 
 from __future__ import annotations
@@ -17,6 +18,11 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+
+from hqsam.geometry import ResizeLongestSide
+from hqsam.images import read_image
+from hqsam.models.decoding import Shown
+from hqsam.models.encoders import STRIDE
 
 MODEL = "hq_vit_tiny.embedded"
 PICTURE = Path(__file__).parents[1] / "data" / "samples" / "coffee.jpg"
@@ -109,11 +115,14 @@ class _Native:
         self.session = onnxruntime.InferenceSession(decoder, options, providers=["CPUExecutionProvider"])
         generator = np.random.default_rng(0)
         shapes = {item.name: item.shape for item in self.session.get_inputs()}
+        grid = shapes["image_embeddings"][2:]
+        rows, columns = _shown_cells(grid)
+        shapes["hq_features"] = [1, 32, 4 * rows, 4 * columns]  # as much as the page gives it
         self.of_image = {
             name: generator.standard_normal(shapes[name], dtype=np.float32)
             for name in ("image_embeddings", "hq_features")
         }
-        self.mask = np.zeros((1, 1, *shapes["hq_features"][2:]), dtype=np.float32)
+        self.mask = np.zeros((1, 1, *(4 * side for side in grid)), dtype=np.float32)
 
     def milliseconds(self, point: list[int]) -> float:
         feeds = {
@@ -126,6 +135,12 @@ class _Native:
         begin = time.perf_counter()
         self.session.run(None, feeds)
         return (time.perf_counter() - begin) * 1000
+
+
+def _shown_cells(grid: list[int]) -> tuple[int, int]:
+    height, width = read_image(PICTURE).shape[:2]
+    side = STRIDE * grid[0]
+    return Shown.of_input(ResizeLongestSide.get_preprocess_shape(height, width, side), (grid[0], grid[1])).cells
 
 
 def _print(times: dict[str, list[float]], threads: int) -> None:

@@ -19,6 +19,10 @@ from hqsam.serve.files import FileFolder
 
 logger = logging.getLogger(__name__)
 
+DECODER_LAYOUT = 2
+"""Of the inputs and outputs of the decoder's file, as the page reads them. It is part of the folder's name, so that no
+older file in a cache is taken for it."""
+
 _PACKAGE = Path("node_modules", "onnxruntime-web", "dist")
 _RUNTIME_KINDS = (".js", ".mjs", ".wasm", ".map")
 _NO_RUNTIME = (
@@ -157,7 +161,7 @@ def write_decoder(model: bytes, path: Path, name: str, sender: Connection) -> No
     try:
         sam: Sam = pickle.loads(model)
         able = sam.has_hq and sam.head_state != "untrained"
-        export_decoder(sam, path, fusion="sum" if able else "sam", separate=able, name=name)
+        export_decoder(sam, path, fusion="sum" if able else "sam", separate=able, crop=able, winograd=True, name=name)
         sender.send(None)
     except Exception as error:
         sender.send(str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}")

@@ -11,7 +11,7 @@ from typing import Any
 from hqsam.errors import DataError
 from hqsam.features import weights_fingerprint
 from hqsam.models import Sam
-from hqsam.serve.browser import BrowserDecoder, pickled_model
+from hqsam.serve.browser import DECODER_LAYOUT, BrowserDecoder, pickled_model
 from hqsam.serve.coco import CocoKeeper
 from hqsam.serve.embeddings import Embeddings
 from hqsam.serve.following import Followed, Follower, ModelFile
@@ -136,7 +136,7 @@ class Service:
         return BrowserDecoder(
             # never within an encoder's run, which leaves hooks in the model for as long as it takes
             lambda: self.worker.submit(lambda: pickled_model(model), Urgency.HINT).future.result(),
-            settings.cache_folder / "decoder" / f"{self.fingerprint[:16]}.onnx",
+            settings.cache_folder / f"decoder{DECODER_LAYOUT}" / f"{self.fingerprint[:16]}.onnx",
             settings.cache_folder / "runtime" if settings.runtime is None else settings.runtime,
             settings.model_name,
         )

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { axisWeights, maskOfLogits } from "../../hqsam/serve/page/postprocess.js";
+import { axisWeights, maskOfLogits, shownLogits, wholeLogits } from "../../hqsam/serve/page/postprocess.js";
 import { bitsOfMask, decodeRle, maskArea } from "../../hqsam/serve/page/rle.js";
 
 /** Made by hqsam.postprocess: [{name, low, frame, input, original, logits, rle}]. */
@@ -19,6 +19,32 @@ for (const { name, low, frame, input, original, logits, rle } of cases) {
     assert.equal(maskArea(mask) === 0, rle.empty);
   });
 }
+
+for (const { name, low, frame, input, original, logits } of cases) {
+  test(`${name}: logits of the padding take no part`, () => {
+    const [rows, columns] = [0, 1].map((axis) => axisWeights(original[axis], input[axis], frame, low));
+    const shown = input.map((kept) => shownLogits(kept, frame, low));
+    const part = new Float32Array(shown[0].made * shown[1].made).fill(5); // wrong where it was cut
+    for (let y = 0; y < shown[0].right; y++) {
+      for (let x = 0; x < shown[1].right; x++) part[y * shown[1].made + x] = logits[y * low + x];
+    }
+    const bits = (values, width) => bitsOfMask(maskOfLogits(Float32Array.from(values), width, columns, rows));
+    assert.deepEqual(bits(part, shown[1].made), bits(logits, low));
+    const whole = wholeLogits(part, ...shown, low, -16);
+    assert.equal(whole.length, low * low);
+    whole.forEach((logit, at) => {
+      const isRight = Math.floor(at / low) < shown[0].right && at % low < shown[1].right;
+      assert.equal(logit, isRight ? Math.fround(logits[at]) : -16);
+    });
+  });
+}
+
+test("as many logits are shown as hqsam.models.decoding.Shown says", () => {
+  assert.deepEqual(shownLogits(683, 1024, 256), { made: 176, right: 172 });
+  assert.deepEqual(shownLogits(1, 1024, 256), { made: 4, right: 2 });
+  assert.deepEqual(shownLogits(1000, 1024, 256), { made: 256, right: 256 });
+  assert.deepEqual(shownLogits(1024, 1024, 256), { made: 256, right: 256 });
+});
 
 test("weights of every pixel add up to one", () => {
   for (const [out, kept] of [[1, 1], [7, 1024], [4000, 1024], [1024, 683], [3, 5]]) {

@@ -3,12 +3,13 @@
  *
  * Messages are {id, kind, ...}; the answer is {id, result} or {id, error}. Kinds: "start", "embed" and "predict".
  */
-import { axisWeights, maskOfLogits } from "./postprocess.js";
+import { axisWeights, maskOfLogits, shownLogits, wholeLogits } from "./postprocess.js";
 
 const MOST_THREADS = 4;
 const ANSWERS_KEPT = 64; // of 1 MB at most; one that is gone is not fed back
 const IMAGES_KEPT = 3; // of 12 MB each
 const PAD_TOKEN = -1;
+const OUTSIDE = -16; // the logit of what is certainly not in the object, of SAM's mask and of HQ's (hqsam/types.py)
 const BOX_CORNERS = [2, 3];
 /** Of SAM's four candidates, which answer. */
 const SINGLE = [0];
@@ -82,10 +83,16 @@ async function embed({ image, width, height, urls }) {
   const parts = await Promise.all(names.map((name) => tensorOf(urls[name])));
   const [rows, columns] = parts[0].inputSize;
   const [, , low] = parts[0].tensor.dims.map((side) => side * 4); // logits are four times as fine as the embedding
+  const tensors = Object.fromEntries(names.map((name, at) => [name, parts[at].tensor]));
+  // a decoder with HQ makes masks of as much as it gets features of: none of the padding
+  const canCrop = "hq_features" in tensors;
+  const shown = [rows, columns].map((kept) => (canCrop ? shownLogits(kept, frame, low) : { made: low, right: low }));
+  if (canCrop) tensors.hq_features = topLeft(tensors.hq_features, ...shown.map(({ made }) => made));
   const kept = {
-    tensors: Object.fromEntries(names.map((name, at) => [name, parts[at].tensor])),
+    tensors,
     scale: [columns / width, rows / height],
     low,
+    shown,
     columns: axisWeights(width, columns, frame, low),
     rows: axisWeights(height, rows, frame, low),
   };
@@ -114,6 +121,20 @@ function run(inputs) {
   const output = running.then(() => session.run(inputs));
   running = output.catch(() => {});
   return output;
+}
+
+/** The first rows and columns of a tensor (1, C, H, W). */
+function topLeft(tensor, rows, columns) {
+  const [, channels, height, width] = tensor.dims;
+  if (rows === height && columns === width) return tensor;
+  const part = new Float32Array(channels * rows * columns);
+  for (let channel = 0, to = 0; channel < channels; channel++) {
+    for (let y = 0; y < rows; y++, to += columns) {
+      const from = (channel * height + y) * width;
+      part.set(tensor.data.subarray(from, from + columns), to);
+    }
+  }
+  return new ort.Tensor("float32", part, [1, channels, rows, columns]);
 }
 
 async function tensorOf(url) {
@@ -156,16 +177,17 @@ async function predict({ image, points, box, previous, fusion, multimask }) {
   if (fusion === "hq") scores = [Math.max(...scores)]; // one mask, whichever of SAM's it would be added to
   const logits = scores.map((_, at) => fused(output, chosen[at], fusion));
   const answer = ++lastAnswer;
-  remember(answers, answer, ANSWERS_KEPT, logits);
+  const outside = fusion === "sum" ? 2 * OUTSIDE : OUTSIDE;
+  remember(answers, answer, ANSWERS_KEPT, { logits, outside });
   const masks = logits.map((candidate, at) => ({
-    mask: maskOfLogits(candidate, kept.low, kept.columns, kept.rows),
+    mask: maskOfLogits(candidate, kept.shown[1].made, kept.columns, kept.rows),
     score: scores[at],
   }));
   for (const value of Object.values(output)) if (value.location === "gpu-buffer") value.dispose();
   return { answer, masks, ms: performance.now() - begin };
 }
 
-function promptTensors({ scale, low }, points, box, previous) {
+function promptTensors({ scale, low, shown }, points, box, previous) {
   const coords = points.flatMap(([x, y]) => [x * scale[0], y * scale[1]]);
   const labels = points.map((point) => point[2]);
   if (box) {
@@ -175,7 +197,9 @@ function promptTensors({ scale, low }, points, box, previous) {
     coords.push(0, 0);
     labels.push(PAD_TOKEN);
   }
-  const logits = previous && answers.get(previous.answer)?.[previous.candidate];
+  const known = previous && answers.get(previous.answer);
+  const fed = known?.logits[previous.candidate];
+  const logits = fed && wholeLogits(fed, ...shown, low, known.outside);
   return {
     point_coords: new ort.Tensor("float32", Float32Array.from(coords), [1, labels.length, 2]),
     point_labels: new ort.Tensor("float32", Float32Array.from(labels), [1, labels.length]),

@@ -8,6 +8,8 @@
 import { emptyMask, maskOfBits } from "./rle.js";
 
 const TAPS = 3;
+const CELL = 4; // logits along a side of a cell of the embedding's grid, of which whole ones are computed
+const REACH = 2; // logits on each side that one depends on through the decoder's two 3x3 convolutions
 
 /**
  * What the two steps do along one axis.
@@ -34,6 +36,40 @@ export function axisWeights(out, kept, frame, low) {
   return { first, weights };
 }
 
+/**
+ * How much of a map of logits a resized picture is seen in, along one axis; the rest is padding (`Shown`,
+ * hqsam/models/decoding.py).
+ *
+ * @param {number} kept pixels of the resized picture, without padding
+ * @param {number} frame pixels of the model's input
+ * @param {number} low logits
+ * @returns {{made: number, right: number}} how many logits are to be computed, and how many of these are those of the
+ *   whole map; pixels of the picture depend on no other
+ */
+export function shownLogits(kept, frame, low) {
+  const right = Math.ceil((kept * low) / frame) + 1; // bilinear: one beyond the last
+  const made = Math.ceil((right + REACH) / CELL) * CELL;
+  return made >= low ? { made: low, right: low } : { made, right };
+}
+
+/**
+ * Logits of the whole input, to be fed back.
+ *
+ * @param {Float32Array} logits of its shown part
+ * @param {{made: number, right: number}} rows `shownLogits` of the height
+ * @param {{made: number, right: number}} columns `shownLogits` of the width
+ * @param {number} low logits along a side of the whole
+ * @param {number} outside what stands for those of the padding
+ */
+export function wholeLogits(logits, rows, columns, low, outside) {
+  if (rows.right === low && columns.right === low) return logits;
+  const whole = new Float32Array(low * low).fill(outside);
+  for (let y = 0; y < rows.right; y++) {
+    whole.set(logits.subarray(y * columns.made, y * columns.made + columns.right), y * low);
+  }
+  return whole;
+}
+
 function neighbours(at, scale, size) {
   const place = Math.max(0, (at + 0.5) * scale - 0.5);
   const near = Math.min(Math.floor(place), size - 1);
@@ -43,7 +79,7 @@ function neighbours(at, scale, size) {
 /**
  * The mask of one candidate.
  *
- * @param {Float32Array} logits low * low numbers
+ * @param {Float32Array} logits row by row
  * @param {number} low logits of a row
  * @param {object} columns `axisWeights` of the width
  * @param {object} rows `axisWeights` of the height
@@ -59,7 +95,8 @@ export function maskOfLogits(logits, low, columns, rows) {
   const stretched = stretchRows(logits, low, columns, across, [positive.top, positive.bottom]);
   const bits = new Uint8Array(w * h);
   const nothing = new Float32Array(w);
-  const row = (index) => stretched.get(Math.min(index, low - 1)) ?? nothing;
+  const last = logits.length / low - 1;
+  const row = (index) => stretched.get(Math.min(index, last)) ?? nothing;
   for (let y = 0; y < h; y++) {
     const at = down.start + y;
     const [a, b, c] = [0, 1, 2].map((tap) => row(rows.first[at] + tap));
@@ -71,8 +108,8 @@ export function maskOfLogits(logits, low, columns, rows) {
 }
 
 function positiveWindow(logits, low) {
-  let [left, right, top, bottom] = [low, -1, low, -1];
-  for (let y = 0, at = 0; y < low; y++) {
+  let [left, right, top, bottom] = [low, -1, logits.length / low, -1];
+  for (let y = 0, at = 0; at < logits.length; y++) {
     for (let x = 0; x < low; x++, at++) {
       if (logits[at] <= 0) continue;
       left = Math.min(left, x);
@@ -96,7 +133,7 @@ function reach(first, from, to) {
 /** Rows of logits at the picture's width; two more on either side, which the pixels at the edge read. */
 function stretchRows(logits, low, columns, { start, end }, [top, bottom]) {
   const rows = new Map();
-  for (let y = Math.max(0, top - TAPS + 1); y <= Math.min(low - 1, bottom + TAPS - 1); y++) {
+  for (let y = Math.max(0, top - TAPS + 1); y <= Math.min(logits.length / low - 1, bottom + TAPS - 1); y++) {
     const row = new Float32Array(end - start);
     for (let x = start; x < end; x++) {
       const from = y * low + columns.first[x];

@@ -114,7 +114,8 @@ def test_the_body_of_the_other_process(model: Sam, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(browser.os, "nice", lambda _: 0)
     monkeypatch.setattr(hqsam.export, "export_decoder", lambda _, path, **options: calls.append(options))
     write_decoder(pickled_model(model), tmp_path / "decoder.onnx", "m", Sender())  # type: ignore[arg-type]
-    assert calls == [{"fusion": "sum", "separate": True, "name": "m"}] and Sender.sent == [None]
+    assert calls == [{"fusion": "sum", "separate": True, "crop": True, "winograd": True, "name": "m"}]
+    assert Sender.sent == [None]
     write_decoder(b"nonsense", tmp_path / "decoder.onnx", "m", Sender())  # type: ignore[arg-type]
     assert "UnpicklingError" in Sender.sent[1]
 
