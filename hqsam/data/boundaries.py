@@ -15,8 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hqsam.data.masks import upright_hw
+from hqsam.data.records import ImageRecord, ObjectRecord
+from hqsam.data.segmentations import Segmentation, SegmentationTable, pack_segmentation
 from hqsam.errors import DataError
+from hqsam.rle import encode_rle
 
+BSDS = "bsds500_"
+"""Begins the names of its sets, a split follows."""
 SPLITS = ("train", "val", "test")
 _BELOW = ("", "data", "BSDS500", "BSDS500/data", "BSR/BSDS500/data", "bsds500")
 _ANNOTATIONS = {"groundTruth": ".mat", "gt": ".npz"}
@@ -63,11 +69,36 @@ def read_bsds(root: str | Path, split: str = "test") -> list[BoundaryRecord]:
     if alone or not images:
         what = f"{alone[0]} has only one of image and annotations" if alone else "there is no image"
         raise DataError(f"BSDS500 {split} is not complete: {what} in {base}. It comes from {_ORIGIN}")
-    name = f"bsds500_{split}"
+    name = f"{BSDS}{split}"
     return [
         BoundaryRecord(key=f"{name}/{stem}", set_name=name, image=images[stem], annotations=truths[stem])
         for stem in sorted(images)
     ]
+
+
+def read_bsds_regions(root: str | Path, split: str = "test") -> list[ImageRecord]:
+    """The images of a split with the regions that one person drew as objects; `load_regions` says who.
+
+    Args:
+        root: see `read_bsds`.
+        split: "train", "val" or "test".
+
+    Raises:
+        DataError: see `read_bsds`; annotations that cannot be read or are of another size than their image.
+        ValueError: another split.
+    """
+    records = []
+    for record in read_bsds(root, split):
+        hw = upright_hw(record.image)
+        drawn = load_regions(record.annotations, hw)
+        labels = [label for label in np.unique(drawn).tolist() if label]
+        packed = [pack_segmentation(dict(encode_rle(drawn == label)))[0] for label in labels]
+        table = SegmentationTable(record.annotations, labels, [hw] * len(labels), packed)
+        objects = tuple(ObjectRecord(mask=Segmentation(table, row), name="region") for row in range(len(labels)))
+        name = record.set_name
+        if objects:
+            records.append(ImageRecord(key=record.key, set_name=name, source=name, image=record.image, objects=objects))
+    return records
 
 
 def _find(root: Path, split: str) -> tuple[Path, str]:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from hqsam.data.annotation_files import read_annotation_file
+from hqsam.data.boundaries import BSDS, SPLITS, read_bsds_regions
 from hqsam.data.cards import find_card, group_members, known_names, read_card_set
 from hqsam.data.coco import read_coco
 from hqsam.data.folders import read_folder_pair
@@ -36,7 +37,7 @@ def open_dataset(name: str | Path, *, root: str | Path | None = None) -> list[Im
 
     Args:
         name: one of the forms of data/README.md:
-            the name of a card or a group of cards (`hqseg44k_train`);
+            the name of a card or a group of cards (`hqseg44k_train`), or `bsds500_SPLIT` for the regions of one person;
             a JSON file: an `index.json` pack, or COCO or LVIS annotations; `IMAGES:FILE.json` says where the images
             are;
             a folder that holds an `index.json`, images with masks beside them or in sub-folders such as `images` and
@@ -58,6 +59,8 @@ def open_dataset(name: str | Path, *, root: str | Path | None = None) -> list[Im
     card = find_card(text)
     if card is not None:
         return read_card_set(card, data_root(root))
+    if text.startswith(BSDS) and text.removeprefix(BSDS) in SPLITS:
+        return read_bsds_regions(data_root(root), text.removeprefix(BSDS))
     bases = (Path(), data_root(root))
     for base in bases:
         found = _open_path(base, text)

@@ -7,10 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from hqsam.data import ImageRecord, data_root, load_object_masks, open_dataset
-from hqsam.data.boundaries import BoundaryRecord, load_regions, read_bsds
 from hqsam.data.instance_opening import find_instance_card, open_instances
 from hqsam.data.instances import InstanceSet
 from hqsam.data.masks import upright_hw
@@ -24,8 +21,6 @@ from hqsam.rle import Rle, encode_rle, rle_area
 
 logger = logging.getLogger(__name__)
 
-_BSDS = "bsds500_"
-
 
 def open_proposal_sets(
     names: Sequence[str | Path],
@@ -37,8 +32,8 @@ def open_proposal_sets(
     """Open sets of any kind as annotated instances.
 
     Args:
-        names: each the name of a set with instances or its annotation file (see `open_instances`), `bsds500_SPLIT`
-            for its regions, or anything that `open_dataset` opens.
+        names: each the name of a set with instances or its annotation file (see `open_instances`), or anything that
+            `open_dataset` opens.
         root: where named sets are; None: $HQSAM_DATA, else `data`.
         max_images: only the first images of each set; None for all.
         class_agnostic: of annotation files, see `open_instances`: True needs no categories.
@@ -52,9 +47,7 @@ def open_proposal_sets(
     sets: list[InstanceSet] = []
     records: list[ImageRecord] = []
     for name in map(str, names):
-        if name.startswith(_BSDS):
-            sets.append(region_set(read_bsds(data_root(root), name.removeprefix(_BSDS))[:max_images]))
-        elif _is_annotated(name, data_root(root)):
+        if _is_annotated(name, data_root(root)):
             found = open_instances(name, root=root, class_agnostic=class_agnostic)
             sets += [each.first(max_images) for each in found]
         else:
@@ -85,26 +78,6 @@ def object_sets(records: Sequence[ImageRecord], max_images: int | None = None) -
         if max_images is None or len(group) < max_images:
             group.append(item)
     return [_object_set(name, items) for name, items in groups.items()]
-
-
-def region_set(records: Sequence[BoundaryRecord]) -> InstanceSet:
-    """Every region of an annotator as an instance; `load_regions` says of which one.
-
-    Args:
-        records: of one split, from `read_bsds`.
-
-    Raises:
-        DataError: annotations that cannot be read or are of another size than their image.
-    """
-    name = records[0].set_name
-    images: dict[ImageId, Path] = {}
-    masks: dict[ImageId, list[Rle]] = {}
-    for record in records:
-        number = record.key.removeprefix(f"{name}/")
-        labels = load_regions(record.annotations, upright_hw(record.image))
-        images[number] = record.image
-        masks[number] = [encode_rle(labels == label) for label in np.unique(labels).tolist() if label]
-    return _instance_set(name, images, masks)
 
 
 def _object_set(name: str, items: Sequence[EvalItem]) -> InstanceSet:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from hqsam.data import load_object_masks, open_dataset
 from hqsam.data.boundaries import load_boundaries, load_regions, read_bsds
 from hqsam.errors import DataError
 from hqsam.images import write_image
@@ -106,3 +107,16 @@ def test_annotations_that_cannot_be_used(tmp_path: Path) -> None:
         load_boundaries(tmp_path / "none.npz")
     with pytest.raises(DataError, match="no annotation"):
         load_regions(tmp_path / "none.npz")
+
+
+@pytest.mark.parametrize(("folder", "suffix"), [("groundTruth", ".mat"), ("gt", ".npz")])
+def test_regions_are_objects_of_a_data_set(tmp_path: Path, folder: str, suffix: str) -> None:
+    made(tmp_path / "bsds500", folder, suffix)
+    records = open_dataset("bsds500_val", root=tmp_path)
+    assert [record.key for record in records] == ["bsds500_val/101085", "bsds500_val/3096"]
+    masks = load_object_masks(records[0].objects, (12, 21), records[0].image)
+    assert np.array_equal(np.stack(masks) > 0, np.arange(1, 5)[:, None, None] == regions(4)[0])
+    with pytest.raises(DataError, match="BSDS500 test is not in"):
+        open_dataset("bsds500_test", root=tmp_path)
+    with pytest.raises(DataError, match="bsds500_training"):
+        open_dataset("bsds500_training", root=tmp_path)
