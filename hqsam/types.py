@@ -6,7 +6,7 @@ model, (h, w) the image embedding's grid (S / 16), (4h, 4w) the grid of low-reso
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -69,23 +69,26 @@ class DecoderOutput(NamedTuple):
     own_scores: Tensor | None = None  # (N, 2, M, 2), from `ScoreHead`; None where nobody asked for them
     rows: Tensor | None = None  # (N,) int64, which prompts these are where those with low scores were left out
 
-    @classmethod
-    def cat(cls, parts: Sequence[DecoderOutput]) -> DecoderOutput:
-        """Join what was computed for some prompts after the others, at least one part; all have the same fields."""
-        if len(parts) == 1:
-            return parts[0]
-        return cls(
-            torch.cat([part.sam_logits for part in parts]),
-            _joined([part.hq_logits for part in parts]),
-            torch.cat([part.iou for part in parts]),
-            _joined([part.own_scores for part in parts]),
-            _joined([part.rows for part in parts]),
-        )
+    def of_length(self, count: int) -> DecoderOutput:
+        """Room for the answers to so many prompts, of the same kinds as these."""
+        return self._each(lambda t: t.new_empty((count, *t.shape[1:])))
 
+    def put(self, part: DecoderOutput, at: int) -> int:
+        """Copy the answers to some prompts, all but their `rows`, to a place of their own; returns where it ends."""
+        end = at + len(part.iou)
+        for place, some in zip(self[:4], part[:4], strict=True):
+            if place is not None and some is not None:
+                place[at:end] = some
+        return end
 
-def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
-    known = [part for part in parts if part is not None]
-    return torch.cat(known) if known else None
+    def first(self, count: int) -> DecoderOutput:
+        """Those of the first prompts."""
+        return self._each(lambda t: t[:count])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> DecoderOutput:
+        """A change of all but `rows`."""
+        hq, own = (None if t is None else change(t) for t in (self.hq_logits, self.own_scores))
+        return DecoderOutput(change(self.sam_logits), hq, change(self.iou), own)
 
 
 @dataclass(frozen=True)

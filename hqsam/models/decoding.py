@@ -95,10 +95,16 @@ class Decoding:
 
     def in_chunks(self, prompts: Prompts, size: int) -> DecoderOutput:
         """At least one prompt, so many at a time."""
-        starts = range(0, len(prompts), size)
-        parts = [self.at_once(prompts[i : i + size]) for i in starts]
-        moved = [p if p.rows is None else p._replace(rows=p.rows + i) for i, p in zip(starts, parts, strict=True)]
-        return DecoderOutput.cat(moved)
+        # One block for the answers to all: blocks for each chunk's would lie between its temporaries, whose place could
+        # then not be used again as a whole.
+        whole, rows, done = None, [], 0
+        for start in range(0, len(prompts), size):
+            part = self.at_once(prompts[start : start + size])
+            whole = whole or part.of_length(len(prompts))
+            done = whole.put(part, done)
+            rows += [] if part.rows is None else [part.rows + start]
+        assert whole is not None  # noqa: S101  at least one prompt
+        return whole.first(done)._replace(rows=torch.cat(rows) if rows else None)
 
     def at_once(self, prompts: Prompts) -> DecoderOutput:
         """All of these prompts together."""
