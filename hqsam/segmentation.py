@@ -15,11 +15,12 @@ from hqsam.encoding import encode_images
 from hqsam.heeding import heed_clicks
 from hqsam.images import as_rgb_uint8
 from hqsam.models import PreparedImages, Sam, select_masks
+from hqsam.models.decoding import Shown
 from hqsam.models.selection import MULTIMASK_CANDIDATES, SINGLE_CANDIDATE, sam_masks_beside_hq
 from hqsam.postprocess import full_size_masks
 from hqsam.prompts import Prompt, PromptFrame, as_prompts
 from hqsam.refine import asked_again, zoom
-from hqsam.types import REFINEMENTS, Candidates, Fusion, ImageFeatures, Prompts, Refine, ScoreSource
+from hqsam.types import OUTSIDE_LOGIT, REFINEMENTS, Candidates, Fusion, ImageFeatures, Prompts, Refine, ScoreSource
 
 GROUP = 64
 """Prompts whose candidates are in memory at once, of which only the chosen masks' logits are kept."""
@@ -49,7 +50,7 @@ class Answer:
     """Which masks are wanted, and in what form; see `SamPredictor.predict`.
 
     `shown` is the (height, width) of the resized image inside the input, the same of all images that are asked about:
-    logits of the padding are then left out (`Sam.decode`). The score head, which looks at them, gets them.
+    logits of the padding are then left out (`Sam.decode`), or overwritten once the score head has looked at them.
     """
 
     multimask: bool
@@ -251,6 +252,9 @@ def _answer_group(
     if answer.heed_clicks and answer.fusion != "sam":
         sam_logits, _ = sam_masks_beside_hq(output, **wanted)
         logits = heed_clicks(logits, sam_logits, prompts, model.image_size, model.mask_threshold)
+    if answer.shown is not None and answer.score != "sam":
+        outside = 2 * OUTSIDE_LOGIT if answer.fusion == "sum" else OUTSIDE_LOGIT
+        logits = Shown.of_input(answer.shown, features.grid_hw).spread(logits, features.grid_hw, outside)
     return logits.float(), scores.float(), output.rows
 
 

@@ -66,6 +66,8 @@ def open_dataset(name: str | Path, *, root: str | Path | None = None) -> list[Im
         found = _open_path(base, text)
         if found is not None:
             return found
+    if text.startswith(BSDS):
+        raise DataError(f"no data set {text!r}: the parts of BSDS500 are {', '.join(SPLITS)}, as in {BSDS}{SPLITS[0]}")
     raise DataError(_nothing_found(text, bases))
 
 

@@ -58,6 +58,12 @@ class Shown(NamedTuple):
         rows, columns = (_PIXELS * cells for cells in self.cells)
         return feature[..., :rows, :columns].contiguous()
 
+    def spread(self, logits: Tensor, grid_hw: tuple[int, int], outside: float = OUTSIDE_LOGIT) -> Tensor:
+        """The right ones of some logits (..., rows, columns) as logits of the whole input, (..., 4h, 4w)."""
+        (rows, columns), (h, w) = self.logits, grid_hw
+        missing = (0, _PIXELS * w - columns, 0, _PIXELS * h - rows)
+        return F.pad(logits[..., :rows, :columns], missing, value=outside)
+
 
 def _shown_along(pixels: int, cells: int) -> tuple[int, int]:
     read = math.ceil(pixels / _PIXELS) + 1  # bilinear: one beyond the last
@@ -135,16 +141,10 @@ class Decoding:
         return output
 
     def _padded(self, output: DecoderOutput, shown: Shown) -> DecoderOutput:
+        sam, hq, grid = output.sam_logits, output.hq_logits, self.features.grid_hw
         return output._replace(
-            sam_logits=self._spread(output.sam_logits, shown),
-            hq_logits=None if output.hq_logits is None else self._spread(output.hq_logits, shown),
+            sam_logits=shown.spread(sam, grid), hq_logits=None if hq is None else shown.spread(hq, grid)
         )
-
-    def _spread(self, logits: Tensor, shown: Shown) -> Tensor:
-        """Logits of the shown cells as logits of the whole input."""
-        (rows, columns), (h, w) = shown.logits, self.features.grid_hw
-        missing = (0, _PIXELS * w - columns, 0, _PIXELS * h - rows)
-        return F.pad(logits[..., :rows, :columns], missing, value=OUTSIDE_LOGIT)
 
     def nothing(self) -> DecoderOutput:
         """The answer to no prompts."""

@@ -241,7 +241,7 @@ class Sam(TrainableParts):
                 made; `rows` of the result says which are left. Not for training.
             shown: (height, width) of the resized image inside the input, where all images have the same. Logits of the
                 padding, on which no pixel of the image depends, are then not computed: they are `OUTSIDE_LOGIT`. None
-                computes them, as published programs do; logits that become mask prompts need them.
+                computes them, as published programs do.
             chunk_size: prompts decoded at once when no gradient is needed; memory does not depend on N.
 
         Returns:

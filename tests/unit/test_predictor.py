@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from hqsam import SamPredictor, create_model
+from hqsam.models import ScoreHead
 from hqsam.registry import build_model, model_spec
 from hqsam.types import OUTSIDE_LOGIT
 from tests.helpers import fill_parameters
@@ -280,3 +281,14 @@ def test_logits_of_the_padding_can_be_left_out(predictor, fusion):
     box, points = torch.tensor([BOX]), torch.tensor([[[20.0, 30.0]]])
     again = predictor.predict_torch(points, torch.ones(1, 1), box, refine="again", padding_logits=False, **options)
     assert torch.isfinite(again[0]).all() and (again[2][:, :, 21:] < 0).all()
+
+
+def test_the_score_head_looks_at_the_padding_before_it_is_left_out(image):
+    model = _model()
+    model.set_score_head(fill_parameters(ScoreHead()))
+    predictor = SamPredictor(model)
+    predictor.set_image(image)
+    whole = predictor.predict(box=[BOX], multimask_output=False, score="own", refine="none")
+    part = predictor.predict(box=[BOX], multimask_output=False, score="own", refine="none", padding_logits=False)
+    assert np.array_equal(part[0], whole[0]) and np.array_equal(part[1], whole[1])
+    assert np.array_equal(part[2][:, :, :21], whole[2][:, :, :21]) and (part[2][:, :, 21:] == 2 * OUTSIDE_LOGIT).all()

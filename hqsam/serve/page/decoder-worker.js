@@ -86,7 +86,9 @@ async function embed({ image, width, height, urls }) {
   const tensors = Object.fromEntries(names.map((name, at) => [name, parts[at].tensor]));
   // a decoder with HQ makes masks of as much as it gets features of: none of the padding
   const canCrop = "hq_features" in tensors;
-  const shown = [rows, columns].map((kept) => (canCrop ? shownLogits(kept, frame, low) : { made: low, right: low }));
+  const shown = [rows, columns]
+    .map((kept) => shownLogits(kept, frame, low))
+    .map(({ made, right }) => ({ made: canCrop ? made : low, right }));
   if (canCrop) tensors.hq_features = topLeft(tensors.hq_features, ...shown.map(({ made }) => made));
   const kept = {
     tensors,
@@ -109,7 +111,7 @@ async function isAble(kept) {
   isTried = true;
   try {
     const output = await run({ ...kept.tensors, ...promptTensors(kept, [[0, 0, 1]], null, null) });
-    if (output.iou_predictions.data.every(Number.isFinite)) return true;
+    if (Object.values(output).every(({ data }) => data.every(Number.isFinite))) return true;
   } catch (error) {
     if (provider === "wasm") throw error;
   }
