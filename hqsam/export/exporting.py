@@ -163,20 +163,10 @@ def export_decoder(
         raise ExportError(f"masks must be one of {MASKS}, got {masks!r}")
     chosen = model.resolve_fusion(fusion)
     _require_whole_head(model, chosen)
-    if separate and (chosen != "sum" or masks not in ("all", "single") or full_size_masks):
-        raise ExportError(
-            'separate summands are those of fusion="sum", of masks="all" or "single" and at low resolution; got '
-            f"fusion={chosen!r}, masks={masks!r}, full_size_masks={full_size_masks}"
-        )
-    if crop and (chosen == "sam" or interface == "published" or full_size_masks):
-        raise ExportError("a decoder is cropped by its `hq_features`, and its masks are of low resolution")
-    if winograd and dtype != "float32":
-        raise ExportError(f"winograd rounds too much in {dtype}; it takes float32")
     if model.resolve_score(None, chosen) != "sam":
         _logger.warning("the score head is left out: the file's scores, and its best mask, are by SAM's own score")
-    twin = exportable(model, dtype)
     graph = DecoderGraph(
-        twin,
+        exportable(model, dtype),
         fusion=chosen,
         masks=masks,
         published=interface == "published",
@@ -184,23 +174,8 @@ def export_decoder(
         crop=crop,
         winograd=winograd,
     )
-    part = _PART if crop else {}
-    outputs: dict[str, Axes] = {output: {0: _PROMPTS, **part} for output in graph.output_names}
-    outputs["iou_predictions"] = {0: _PROMPTS}
-    proto = trace(
-        graph,
-        _decoder_inputs(twin, graph),
-        outputs,
-        opset,
-        largest_constant=_LARGEST_CONSTANT,
-        at_most=dict.fromkeys(_CELLS, twin.image_size // STRIDE),
-    )
-    # every use of the flags broadcasts, so that one flag answers for all prompts
-    _input(proto, "has_mask_input").type.tensor_type.shape.dim[0].dim_param = "num_flags"
-    if (
-        "interm_embeddings" in graph.input_names
-    ):  # published programs give those of all global blocks; the first is read
-        _input(proto, "interm_embeddings").type.tensor_type.shape.dim[0].dim_param = "num_blocks"
+    _check_options(graph, dtype, full_size_masks)
+    proto = _traced_decoder(graph, opset)
     if full_size_masks:
         add_full_size_masks(proto, model.image_size)
     about = _about(
@@ -214,6 +189,35 @@ def export_decoder(
         masks=masks,
     )
     return _finish(proto, path, dtype, about, partial(prove_decoder, model, graph, full_size_masks))
+
+
+def _check_options(graph: DecoderGraph, dtype: ExportDtype, full_size_masks: bool) -> None:
+    """Refuse options of a decoder that exclude each other."""
+    fusion, masks = graph.fusion, graph.choice
+    if graph.separate and (fusion != "sum" or masks not in ("all", "single") or full_size_masks):
+        raise ExportError(
+            'separate summands are those of fusion="sum", of masks="all" or "single" and at low resolution; got '
+            f"fusion={fusion!r}, masks={masks!r}, full_size_masks={full_size_masks}"
+        )
+    if graph.crop and (fusion == "sam" or graph.published or full_size_masks):
+        raise ExportError("a decoder is cropped by its `hq_features`, and its masks are of low resolution")
+    if graph.winograd and dtype != "float32":
+        raise ExportError(f"winograd rounds too much in {dtype}; it takes float32")
+
+
+def _traced_decoder(graph: DecoderGraph, opset: int) -> Any:
+    part = _PART if graph.crop else {}
+    outputs: dict[str, Axes] = {output: {0: _PROMPTS, **part} for output in graph.output_names}
+    outputs["iou_predictions"] = {0: _PROMPTS}
+    most = dict.fromkeys(_CELLS, graph.model.image_size // STRIDE)
+    inputs = _decoder_inputs(graph.model, graph)
+    proto = trace(graph, inputs, outputs, opset, largest_constant=_LARGEST_CONSTANT, at_most=most)
+    # every use of the flags broadcasts, so that one flag answers for all prompts
+    _input(proto, "has_mask_input").type.tensor_type.shape.dim[0].dim_param = "num_flags"
+    # published programs give the features of all global blocks; the first is read
+    if "interm_embeddings" in graph.input_names:
+        _input(proto, "interm_embeddings").type.tensor_type.shape.dim[0].dim_param = "num_blocks"
+    return proto
 
 
 def _decoder_inputs(model: Sam, graph: DecoderGraph) -> dict[str, tuple[Tensor, Axes]]:
