@@ -238,7 +238,8 @@ def test_a_picture_replaced_by_one_of_the_same_size_is_encoded_again(
     service: Service, counted: list[int], photos: Path
 ) -> None:
     first = next(iter(service.pictures.values()))
-    service.embeddings.hint = lambda _: None  # type: ignore[method-assign]  # the next ones would be counted, too
+    # pictures encoded ahead, by a hint or after the one that is looked at, would be counted, too
+    service.embeddings._prepare = lambda _: None  # type: ignore[method-assign]
     with serving(service) as client:
         before = ask(client, first.id, points=[[1, 1, 1]]).json()["masks"]
         counted.clear()
