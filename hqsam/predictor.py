@@ -225,7 +225,7 @@ class SamPredictor:
                 SAM's logits (`hqsam.heeding.heed_clicks`). Scores are of the mask before. Not for `refine` with "zoom".
             padding_logits: False leaves out the logits of the padding beside an image that is not square: those that
                 are returned are far below zero there. The masks are the same; answers to logits that are fed back, by
-                `refine="again"` too, are as good, but not equal.
+                `refine="again"` too, differ a little (docs/predictor.md says what was measured).
 
         Returns:
             masks (C, H, W) bool, or float32 logits; scores (C,), see `score`; low-resolution logits
