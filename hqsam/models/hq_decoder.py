@@ -20,9 +20,9 @@ from hqsam.models.layers import (
     conv3x3_dot,
     dot_kernel,
     gelu,
-    is_plain_inference,
     taps3x3,
 )
+from hqsam.models.linear import is_plain_inference
 from hqsam.models.mask_decoder import DecoderInput, MaskDecoder, ScoreFloor, mask_product
 from hqsam.models.score import ScoreHead
 from hqsam.types import DecoderOutput, ImageFeatures

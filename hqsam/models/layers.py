@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hqsam.models.linear import Linear, is_plain_inference, linear, suits_onednn
+
 
 class LayerNorm2d(nn.LayerNorm):
     """Layer norm over the channels of a channels-first map (B, C, H, W); eps 1e-6 as in SAM."""
@@ -32,7 +34,7 @@ class MLP(nn.Module):
     def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, num_layers: int) -> None:
         super().__init__()
         dims = [in_dim, *[hidden_dim] * (num_layers - 1), out_dim]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(dims[:-1], dims[1:], strict=True))
+        self.layers = nn.ModuleList(Linear(a, b) for a, b in zip(dims[:-1], dims[1:], strict=True))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_dim) -> (..., out_dim)."""
@@ -41,11 +43,6 @@ class MLP(nn.Module):
             x = F.relu(layer(x))
         out: Tensor = last(x)
         return out
-
-
-def is_plain_inference() -> bool:
-    """Whether nobody will ask for a gradient and no graph is being made: maps may be overwritten, and cut."""
-    return not (torch.is_grad_enabled() or torch.compiler.is_compiling())
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -70,7 +67,7 @@ def upsample2x(conv: nn.ConvTranspose2d, x: Tensor) -> Tensor:
     c, d = conv.weight.shape[:2]
     weight = conv.weight.permute(2, 3, 1, 0).reshape(4 * d, c)
     bias = None if conv.bias is None else conv.bias.repeat(4)
-    blocks: Tensor = F.linear(x, weight, bias).unflatten(-1, (4, d))
+    blocks: Tensor = linear(x, weight, bias).unflatten(-1, (4, d))
     return blocks
 
 
@@ -85,12 +82,20 @@ class Upsample4x(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, h, w, C) -> (N, 4h, 4w, D)."""
+        if suits_onednn(x):
+            return _transposed(self.up2, gelu(self.norm.forward_last(_transposed(self.up1, x))))
         n, h, w, _ = x.shape
         # Norm and GELU are of single positions, so that blocks are put in their places once, at the end.
         blocks = upsample2x(self.up2, gelu(self.norm.forward_last(upsample2x(self.up1, x))))
         d = blocks.shape[-1]
         rows = blocks.view(n * h, w, 2, 2, 2, 2 * d)  # row and column of the first block, row of the second
         return rows.permute(0, 2, 4, 1, 3, 5).reshape(n, 4 * h, 4 * w, d)
+
+
+def _transposed(conv: nn.ConvTranspose2d, x: Tensor) -> Tensor:
+    """(N, h, w, C) -> (N, 2h, 2w, D), by oneDNN."""
+    y: Tensor = conv(x.permute(0, 3, 1, 2))
+    return y.permute(0, 2, 3, 1)
 
 
 def conv3x3(conv: nn.Conv2d, x: Tensor) -> Tensor:

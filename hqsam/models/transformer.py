@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hqsam.models.layers import MLP
+from hqsam.models.linear import Linear
 
 
 class ImageTokens(NamedTuple):
@@ -42,10 +43,10 @@ class Attention(nn.Module):
             raise ValueError(f"attention width {inner} must be divisible by its {num_heads} heads")
         self.num_heads = num_heads
         self._scale = (inner // num_heads) ** -0.5
-        self.q_proj = nn.Linear(dim, inner)
-        self.k_proj = nn.Linear(dim, inner)
-        self.v_proj = nn.Linear(dim, inner)
-        self.out_proj = nn.Linear(inner, dim)
+        self.q_proj = Linear(dim, inner)
+        self.k_proj = Linear(dim, inner)
+        self.v_proj = Linear(dim, inner)
+        self.out_proj = Linear(inner, dim)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None = None) -> Tensor:
         """Attend row by row.

@@ -18,16 +18,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hqsam.models.drop_path import drop_paths
+from hqsam.models.linear import linear
 
 Block = Any
 """`Block` of timm.models.vision_transformer_sam."""
 Attention = Any
 """`Attention` of timm.models.vision_transformer_sam, with tables of relative positions."""
 
-_QUERIES = 512
-"""Queries of one head that attend together: enough for the kernel's widest blocks, and 8 MB of biases."""
-_SLICE = 64
-"""Queries in a block of the kernel, of which a thread takes one at a time."""
+_QUERIES = 256
+"""Queries of one head that attend together: 4 MB of scores, which malloc does not hand back in between."""
 _ROWS = 1024
 """Positions that go through an MLP together."""
 
@@ -94,22 +93,39 @@ def _add_global_attention(block: Block, x: Tensor) -> None:
     attention = block.attn
     height, width, channels = x.shape
     q, k, v = _all_positions(block, x)
-    rows = max(1, _QUERIES // width)
-    # One head has too few slices for many threads.
-    together = max(1, torch.get_num_threads() * _SLICE // (rows * width))
     out = torch.empty((height * width, channels), dtype=q.dtype)
-    by_head = out.view(height * width, attention.num_heads, -1)
-    for first in range(0, attention.num_heads, together):
-        heads = slice(first, first + together)
-        by_row, by_column = _position_terms(attention, q[heads].view(-1, height, width, q.shape[-1]))
-        for top in range(0, height, rows):
-            bias = by_row[:, top : top + rows, :, :, None] + by_column[:, top : top + rows, :, None, :]
-            part = slice(top * width, (top + rows) * width)
-            mask = bias.view(1, len(bias), -1, height * width)
-            found = F.scaled_dot_product_attention(q[None, heads, part], k[None, heads], v[None, heads], attn_mask=mask)
-            by_head[part, heads] = found[0].transpose(0, 1)
+    for head, found in enumerate(out.view(height * width, attention.num_heads, -1).unbind(1)):
+        _attend_everywhere(attention, q[head].view(height, width, -1), k[head], v[head], found)
     for part, attended in zip(x.view(-1, channels).split(_ROWS), out.split(_ROWS), strict=True):
         part += attention.proj(attended)
+
+
+def _attend_everywhere(attention: Attention, q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> None:
+    """One head's attention among all positions, a few rows of queries at a time; scores have float32 at least.
+
+    Written out because the products of torch's fused kernel are small: oneDNN is twice as fast with large ones.
+
+    Args:
+        attention: whose tables fit the grid.
+        q: (h, w, d).
+        k: (h * w, d).
+        v: (h * w, d).
+        out: (h * w, d), overwritten.
+    """
+    height, width, channels = q.shape
+    with torch.autocast("cpu", enabled=False):
+        exact = torch.promote_types(q.dtype, torch.float32)
+        q, k = q.to(exact), k.to(exact)
+        by_row, by_column = _position_terms(attention, q[None])
+        scaled, values = q * channels**-0.5, v.t().contiguous()
+        rows = max(1, _QUERIES // width)
+        for top in range(0, height, rows):
+            part = slice(top, top + rows)
+            scores = linear(scaled[part], k).unflatten(-1, (height, width))  # (rows, w, h, w)
+            scores += by_row[0, part, :, :, None]
+            scores += by_column[0, part, :, None, :]
+            shares = scores.view(-1, height * width).softmax(dim=-1)
+            out[top * width : (top + rows) * width] = linear(shares.to(v.dtype), values)
 
 
 def _all_positions(block: Block, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -139,7 +155,7 @@ def _position_terms(attention: Attention, q: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         (b, h, w, h) and (b, h, w, w).
     """
-    rows, columns = _by_distance(attention.rel_pos_h), _by_distance(attention.rel_pos_w)
+    rows, columns = (_by_distance(table).to(q.dtype) for table in (attention.rel_pos_h, attention.rel_pos_w))
     by_row = q @ rows.transpose(1, 2)
     by_column = (q.transpose(1, 2) @ columns.transpose(1, 2)).transpose(1, 2)
     return by_row, by_column

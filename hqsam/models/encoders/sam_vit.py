@@ -51,7 +51,7 @@ class SamViTEncoder(nn.Module):
 
     def _forward_in_parts(self, images: Tensor) -> ImageFeatures:
         net = self.backbone
-        x = net.patch_embed(images) + net.pos_embed  # (B, h, w, C)
+        x = (net.patch_embed(images) + net.pos_embed).contiguous()  # (B, h, w, C)
         early = torch.empty_like(x)
         for image, kept in zip(x, early, strict=True):
             for number, block in enumerate(net.blocks):

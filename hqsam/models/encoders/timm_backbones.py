@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from hqsam.models.drop_path import DropPath
+from hqsam.models.linear import replace_linear
 
 if TYPE_CHECKING:
     from timm.models.tiny_vit import TinyVit
@@ -35,6 +36,7 @@ def build_sam_vit(spec: SamViTSpec, image_size: int) -> VisionTransformerSAM:
         norm_layer=partial(nn.LayerNorm, eps=1e-6),  # timm's default is 1e-5
     )
     backbone.head = nn.Identity()
+    replace_linear(backbone)
     return backbone
 
 
@@ -52,6 +54,7 @@ def build_tiny_vit(spec: TinyViTSpec) -> TinyVit:
         drop_path_rate=0.0,
     )
     backbone.head = nn.Identity()
+    replace_linear(backbone)
     backbone.stages[3].downsample.conv2.conv.stride = (1, 1)
     return backbone
 

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hqsam.models.linear import linear
+
 ConvBlock = Any
 """`MBConv` or `PatchMerging` of timm.models.tiny_vit."""
 WindowBlock = Any
@@ -46,10 +48,10 @@ def run_conv_block(block: ConvBlock, x: Tensor, *, residual: bool) -> Tensor:
     for top in range(0, out_h, rows):
         end = min(top + rows, out_h)
         low, high = stride * top - 1, stride * (end - 1) + 2  # input rows, with those that the 3x3 window reaches
-        hidden = _gelu(F.linear(x[max(low, 0) : high], expand.flatten(1), expand_bias))
-        hidden = F.pad(hidden, (0, 0, 0, 0, max(-low, 0), max(high - height, 0)))
+        hidden = linear(x[max(low, 0) : high], expand.flatten(1), expand_bias, gelu=True)
+        hidden = _padded(hidden, max(-low, 0), max(high - height, 0))
         hidden = _gelu(_depthwise(hidden, mix, mix_bias, stride))
-        band = F.linear(hidden, shrink.flatten(1), shrink_bias)
+        band = linear(hidden, shrink.flatten(1), shrink_bias)
         if residual:
             band = _gelu(band + x[top:end])
         if out is None:  # its number type is that of the layers' output, which autocast may choose
@@ -80,7 +82,7 @@ def run_window_block(block: WindowBlock, x: Tensor) -> Tensor:
     for top in range(0, height, rows):
         end = min(top + rows, height)
         seen = x[max(top - 1, 0) : end + 1]
-        seen = F.pad(seen, (0, 0, 0, 0, int(top == 0), int(end == height)))
+        seen = _padded(seen, int(top == 0), int(end == height))
         band = _depthwise(seen, weight, bias, 1)
         band = band + block.mlp(band)
         if out is None:
@@ -112,9 +114,14 @@ def _attend(block: WindowBlock, band: Tensor) -> Tensor:
     return projected
 
 
+def _padded(x: Tensor, above: int, below: int) -> Tensor:
+    """Rows of zeros around (r, w, C); without any `F.pad` would make a copy."""
+    return F.pad(x, (0, 0, 0, 0, above, below)) if above or below else x
+
+
 def _depthwise(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
     """3x3 over rows that are padded already: (r + 2, w, C) -> (r, w, C), fewer with a stride."""
-    channels_first = x.permute(2, 0, 1)[None]
+    channels_first = x[None].permute(0, 3, 1, 2)  # not the other way round: strides that torch knows as channels last
     return F.conv2d(channels_first, weight, bias, stride, (0, 1), groups=len(weight))[0].permute(1, 2, 0)
 
 
