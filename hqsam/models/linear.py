@@ -1,4 +1,4 @@
-"""Linear layers by oneDNN on a CPU, in place of the BLAS that torch was built with.
+"""Linear layers and large products by oneDNN on a CPU, in place of the BLAS that torch was built with.
 
 torch multiplies float32 matrices with MKL, which on processors of other makers than Intel leaves out the widest
 vectors; oneDNN, which computes torch's convolutions, does not, and applies a GELU before a product leaves the cache.
@@ -15,6 +15,8 @@ from torch.nn import functional as F
 
 _ROWS = 64
 """With fewer rows a call costs more than it spares."""
+_FEW, _LARGE = 4, 2**22
+"""Products that are taken one after the other, and their least multiplications; elsewhere all are one call."""
 _SIGNATURE = (
     "mkldnn::_linear_pointwise(Tensor X, Tensor W, Tensor? B, str attr, Scalar?[] scalars, str? algorithm) -> Tensor Y"
 )
@@ -70,6 +72,34 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool 
         return out.view(*x.shape[:-1], len(weight))
     out = F.linear(x, weight, bias)
     return F.gelu(out) if gelu else out
+
+
+def bmm(a: Tensor, b: Tensor) -> Tensor:
+    """`torch.bmm` by the faster library where the products are few and large: (N, M, K) and (N, K, L) -> (N, M, L)."""
+    if not _is_few_and_large(a, b):
+        return torch.bmm(a, b)
+    if len(a) == 1:
+        return _product(a[0], b[0])[None]
+    return torch.stack([_product(*pair) for pair in zip(a, b, strict=True)])
+
+
+def baddbmm(added: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """`torch.baddbmm` likewise: what spreads to (N, M, L), plus `bmm`."""
+    if not _is_few_and_large(a, b):
+        return torch.baddbmm(added, a, b)
+    out = added.new_empty((len(a), a.shape[1], b.shape[2]))
+    for row, pair, total in zip(added.expand_as(out), zip(a, b, strict=True), out, strict=True):
+        torch.add(row, _product(*pair), out=total)
+    return out
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    out: Tensor = _PRODUCT(a, b.t(), None, "none", [], "")
+    return out
+
+
+def _is_few_and_large(a: Tensor, b: Tensor) -> bool:
+    return suits_onednn(a) and 0 < len(a) <= _FEW and a[0].numel() * b.shape[2] >= _LARGE
 
 
 class Linear(nn.Linear):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hqsam.models.layers import MLP
-from hqsam.models.linear import Linear
+from hqsam.models.linear import Linear, baddbmm, bmm
 
 
 class ImageTokens(NamedTuple):
@@ -102,8 +102,8 @@ class Attention(nn.Module):
         key, value = (layer.weight.view(self.num_heads, -1, width) for layer in (self.k_proj, self.v_proj))
         wanted = (queries @ key).reshape(keys.shape[0], -1, width)
         shift = (queries @ self.k_proj.bias.view(self.num_heads, -1, 1)).reshape(keys.shape[0], -1, 1)
-        scores = torch.baddbmm(shift, wanted, keys.transpose(1, 2))
-        mixed = (scores.softmax(dim=-1) @ image).view(n, self.num_heads, count, width)
+        scores = baddbmm(shift, wanted, keys.transpose(1, 2))
+        mixed = bmm(scores.softmax(dim=-1), image).view(n, self.num_heads, count, width)
         out = (mixed @ value.transpose(1, 2)).transpose(1, 2).flatten(2)
         projected: Tensor = self.out_proj(out + self.v_proj.bias)
         return projected
@@ -130,7 +130,7 @@ class Attention(nn.Module):
         shift = known @ self.q_proj.bias.view(heads, -1, 1)  # (N, heads, T, 1)
         if keep is not None:
             shift = shift.masked_fill(~keep[:, None, :, None], -torch.inf)
-        scores = torch.baddbmm(shift.reshape(queries.shape[0], -1, 1), wanted, queries.transpose(1, 2))
+        scores = baddbmm(shift.reshape(queries.shape[0], -1, 1), wanted, queries.transpose(1, 2))
         return self._add_told(image, scores.view(n, heads, count, -1), tokens)
 
     def write_projected(
@@ -155,7 +155,7 @@ class Attention(nn.Module):
         told = self._by_head(self.v_proj, tokens)
         weight = self.out_proj.weight.t().view(self.num_heads, -1, tokens.shape[-1])
         values = (told @ weight).flatten(1, 2) + self.out_proj.bias / self.num_heads  # a head's shares add up to one
-        return torch.baddbmm(image, shares.transpose(1, 2), values)
+        return baddbmm(image, shares.transpose(1, 2), values)
 
     def _by_head(self, layer: nn.Module, tokens: Tensor) -> Tensor:
         return self._split_heads(layer(tokens))

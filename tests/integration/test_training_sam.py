@@ -221,11 +221,11 @@ def test_stochastic_depth_leaves_branches_out_for_single_images(data: Path, tmp_
     batch = next(iter(run.loader()))
     assert batch.path_draws.shape == (2, 8) == (2, len(drop_paths(model.image_encoder)))
     usual = image_features(model, batch).image_embedding
-    assert torch.equal(usual, create_like(model, batch))
+    torch.testing.assert_close(usual, create_like(model, batch), rtol=1e-4, atol=1e-4)
     batch.path_draws[0] = 0.0  # all that can be left out is, but for the first block, whose rate is 0
     batch.path_draws[1] = 1.0
     changed = image_features(model, batch, trained=True).image_embedding
-    assert not torch.equal(changed, usual)
+    assert not torch.allclose(changed, usual, rtol=0.01, atol=0.01)
     assert [path.rate for path in drop_paths(model.image_encoder)[::2]] == pytest.approx([0, 0.3, 0.6, 0.9])
     assert all(path.draws is None for path in drop_paths(model.image_encoder))
 

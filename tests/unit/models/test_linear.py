@@ -134,3 +134,21 @@ def test_upsampling_is_that_of_the_layers(dtype: torch.dtype) -> None:
             assert found.is_contiguous() and found.shape == (count, 24, 28, 5)
             tolerance = 1e-5 if dtype == torch.float32 else 5e-2
             torch.testing.assert_close(found, y, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4, 5])
+@pytest.mark.parametrize("dtype", list(DTYPES))
+@torch.no_grad()
+def test_products_row_by_row(rows: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Factors in any layout, few rows and many, large ones and small ones."""
+    a, b = torch.randn(rows, 40, 24, dtype=dtype), torch.randn(rows, 30, 24, dtype=dtype).transpose(1, 2)
+    added = torch.randn(1, 40, 30, dtype=dtype)
+    for least in (1, 10**9):
+        monkeypatch.setattr(module, "_LARGE", least)
+        for left, right in ((a, b), (b.transpose(1, 2), a.transpose(1, 2))):
+            torch.testing.assert_close(module.bmm(left, right), left @ right, rtol=DTYPES[dtype], atol=DTYPES[dtype])
+        expected = (a.double() @ b.double() + added.double()).to(dtype)
+        found = module.baddbmm(added, a, b)
+        torch.testing.assert_close(found, expected, rtol=DTYPES[dtype], atol=5 * DTYPES[dtype])
+        every = module.baddbmm(added.expand(rows, -1, -1), a, b)
+        torch.testing.assert_close(every, found)
