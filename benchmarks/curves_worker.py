@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.machine import PeakMemory, describe_machine, matrix_rate, synchronize
+from benchmarks.machine import PeakMemory, describe_machine, matrix_rates, synchronize
 from hqsam import Prompt, SamPredictor
 from hqsam.images import read_image
 from hqsam.registry import build_model, create_model, model_spec
@@ -148,9 +148,7 @@ _CURVES: dict[str, Callable[[SamPredictor, NDArray[np.uint8], list[int]], Iterat
 def facts(spec: dict[str, Any]) -> dict[str, Any]:
     """The machine and its rate of matrix products."""
     device = torch.device(spec["device"])
-    side = 8192 if device.type == "cuda" else 2048
-    rates = {"float32": matrix_rate(device, torch.float32, side)}
-    return {"machine": describe_machine(device), "matrix_rates": rates}
+    return {"machine": describe_machine(device), "matrix_rates": matrix_rates(device)}
 
 
 def main(spec_file: str, result_file: str) -> None:

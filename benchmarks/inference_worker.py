@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.machine import PeakMemory, describe_machine, has_bf16_units, matrix_rate, synchronize
+from benchmarks.machine import PeakMemory, describe_machine, has_bf16_units, matrix_rates, synchronize
 
 PACKAGES = {"published": "segment_anything_hq", "ours": "hqsam"}
 
@@ -112,11 +112,11 @@ def facts(spec: dict[str, Any]) -> dict[str, Any]:
         embedded = name == "vit_tiny"
         model = create_model("hq_vit_tiny.embedded") if embedded else build_model(model_spec(f"hq_{name}"))
         save_checkpoint(model.float(), path)
-    side, bf16 = (8192 if device.type == "cuda" else 2048), has_bf16_units(device)
-    rates = {"float32": matrix_rate(device, torch.float32, side)}
-    if bf16:
-        rates["bfloat16"] = matrix_rate(device, torch.bfloat16, side)
-    return {"machine": describe_machine(device), "bf16_units": bf16, "matrix_rates": rates}
+    return {
+        "machine": describe_machine(device),
+        "bf16_units": has_bf16_units(device),
+        "matrix_rates": matrix_rates(device),
+    }
 
 
 def _model(spec: dict[str, Any], device: torch.device) -> Any:

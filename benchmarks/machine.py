@@ -48,25 +48,36 @@ def has_bf16_units(device: torch.device) -> bool:
     return bool(_BF16_FLAGS & set(flags.split()))
 
 
-def matrix_rate(device: torch.device, dtype: torch.dtype, side: int, seconds: float = 1.0) -> float:
-    """Best rate of square matrix products in FLOP/s; the ceiling of what a network can reach here.
+def matrix_rates(device: torch.device) -> dict[str, float]:
+    """`matrix_rate` of the number types that the hardware multiplies."""
+    shape = (8192, 8192, 8192) if device.type == "cuda" else (4096, 3072, 768)  # the latter a layer of ViT-B
+    rates = {"float32": matrix_rate(device, torch.float32, shape)}
+    if has_bf16_units(device):
+        rates["bfloat16"] = matrix_rate(device, torch.bfloat16, shape)
+    return rates
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype, shape: tuple[int, int, int], seconds: float = 1.0) -> float:
+    """Best rate of a matrix product in FLOP/s; the ceiling of what a network can reach here.
 
     On a CPU the faster of torch's BLAS and oneDNN.
 
     Args:
         device: where.
         dtype: of the factors.
-        side: rows and columns.
+        shape: rows, inner size and columns.
         seconds: products are repeated for so long, and at least three times.
     """
     generator = torch.Generator().manual_seed(0)
-    left, right = (torch.randn(side, side, generator=generator).to(device, dtype) for _ in range(2))
+    rows, inner, columns = shape
+    left = torch.randn(rows, inner, generator=generator).to(device, dtype)
+    right = torch.randn(columns, inner, generator=generator).to(device, dtype).t()
     out = torch.mm(left, right)
     ways: list[Callable[[], object]] = [lambda: torch.mm(left, right, out=out)]
     if device.type == "cpu":  # torch's BLAS leaves out the widest vectors on some processors, its convolutions do not
-        pixels, kernel = left.view(1, side, 1, side).permute(0, 3, 1, 2), right.t()[:, :, None, None]
+        pixels, kernel = left.view(1, rows, 1, inner).permute(0, 3, 1, 2), right.t()[:, :, None, None]
         ways.append(lambda: F.conv2d(pixels, kernel))
-    return 2 * side**3 / min(_best_seconds(way, device, seconds / len(ways)) for way in ways)
+    return 2 * rows * inner * columns / min(_best_seconds(way, device, seconds / len(ways)) for way in ways)
 
 
 def _best_seconds(product: Callable[[], object], device: torch.device, seconds: float) -> float:

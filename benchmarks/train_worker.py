@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader
 
-from benchmarks.machine import PeakMemory, describe_machine, has_bf16_units, matrix_rate, synchronize
+from benchmarks.machine import PeakMemory, describe_machine, has_bf16_units, matrix_rates, synchronize
 from benchmarks.pictures import write_pictures
 from hqsam.data import Batch, TrainingSet, collate, epoch_order, open_dataset
 from hqsam.engine.allocator import keep_freed_memory
@@ -186,19 +186,14 @@ def facts(spec: dict[str, Any]) -> dict[str, Any]:
     Pictures are written for each model whose folder is named.
     """
     device = choose_device(spec["device"])
-    side = 8192 if device.type == "cuda" else 2048
-    bf16 = has_bf16_units(device)
-    rates = {"float32": matrix_rate(device, torch.float32, side)}
-    if bf16:
-        rates["bfloat16"] = matrix_rate(device, torch.bfloat16, side)
     flop = {name: {str(n): step_flop(name, n) for n in spec["prompts"]} for name in spec["models"]}
     sizes = {name: model_spec(name).image_size for name in spec["models"]}
     for name, folder in spec["folders"].items():
         write_pictures(Path(folder), spec["pictures"], sizes[name])
     return {
         "machine": describe_machine(device),
-        "bf16_units": bf16,
-        "matrix_rates": rates,
+        "bf16_units": has_bf16_units(device),
+        "matrix_rates": matrix_rates(device),
         "flop": flop,
         "image_sizes": sizes,
     }
