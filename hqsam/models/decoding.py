@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hqsam.models.heap import let_heap_keep
 from hqsam.models.hq_decoder import HQMaskDecoder
 from hqsam.models.mask_decoder import DecoderInput, MaskDecoder, ScoreFloor
 from hqsam.models.prompt_encoder import PromptEncoder
@@ -103,6 +104,8 @@ class Decoding:
         """At least one prompt, so many at a time."""
         # One block for the answers to all: blocks for each chunk's would lie between its temporaries, whose place could
         # then not be used again as a whole.
+        if self.features.image_embedding.device.type == "cpu":
+            let_heap_keep()
         whole, rows, done = None, [], 0
         for start in range(0, len(prompts), size):
             part = self.at_once(prompts[start : start + size])

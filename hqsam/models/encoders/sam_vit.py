@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hqsam.models.encoders.in_parts import run_block, suits_parts
 from hqsam.models.encoders.timm_backbones import build_sam_vit, set_drop_path
+from hqsam.models.heap import let_heap_keep
 from hqsam.types import ImageFeatures
 
 
@@ -50,6 +51,7 @@ class SamViTEncoder(nn.Module):
         return ImageFeatures(embedding, early)
 
     def _forward_in_parts(self, images: Tensor) -> ImageFeatures:
+        let_heap_keep()
         net = self.backbone
         x = (net.patch_embed(images) + net.pos_embed).contiguous()  # (B, h, w, C)
         early = torch.empty_like(x)

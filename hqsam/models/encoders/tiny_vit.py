@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from hqsam.models.encoders.in_parts import suits_parts
 from hqsam.models.encoders.timm_backbones import build_tiny_vit, forget_attention_biases, set_drop_path
 from hqsam.models.encoders.tiny_in_parts import run_conv_block, run_window_block
+from hqsam.models.heap import let_heap_keep
 from hqsam.models.layers import LayerNorm2d
 from hqsam.types import ImageFeatures
 
@@ -61,6 +62,7 @@ class TinyViTEncoder(nn.Module):
         return ImageFeatures(self.neck(stages[3](x)), early)
 
     def _forward_in_parts(self, images: Tensor) -> ImageFeatures:
+        let_heap_keep()
         first, *others = self.backbone.stages
         finals, earlies = [], []
         for image in images:
