@@ -102,10 +102,10 @@ class Decoding:
 
     def in_chunks(self, prompts: Prompts, size: int) -> DecoderOutput:
         """At least one prompt, so many at a time."""
-        # One block for the answers to all: blocks for each chunk's would lie between its temporaries, whose place could
-        # then not be used again as a whole.
         if self.features.image_embedding.device.type == "cpu":
             let_heap_keep()
+        # One block for the answers to all: blocks for each chunk's would lie between its temporaries, whose place could
+        # then not be used again as a whole.
         whole, rows, done = None, [], 0
         for start in range(0, len(prompts), size):
             part = self.at_once(prompts[start : start + size])

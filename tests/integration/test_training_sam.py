@@ -221,7 +221,7 @@ def test_stochastic_depth_leaves_branches_out_for_single_images(data: Path, tmp_
     batch = next(iter(run.loader()))
     assert batch.path_draws.shape == (2, 8) == (2, len(drop_paths(model.image_encoder)))
     usual = image_features(model, batch).image_embedding
-    torch.testing.assert_close(usual, create_like(model, batch), rtol=1e-4, atol=1e-4)
+    assert torch.equal(usual, create_like(model, batch))
     batch.path_draws[0] = 0.0  # all that can be left out is, but for the first block, whose rate is 0
     batch.path_draws[1] = 1.0
     changed = image_features(model, batch, trained=True).image_embedding
@@ -234,6 +234,7 @@ def create_like(model: torch.nn.Module, batch: Any) -> torch.Tensor:
     """The embedding of the same weights without stochastic depth."""
     plain = create_model("sam_test_vit", device="cpu")
     plain.load_state_dict(model.state_dict())
+    plain.train(model.training)  # the encoder's path and its libraries depend on it
     return image_features(plain, batch).image_embedding
 
 
