@@ -70,11 +70,13 @@ def forward_loss(
     features: ImageFeatures | None = None,
     prompts: Prompts | None = None,
     answer: bool = False,
+    sum_share: float = 0.0,
 ) -> LossTerms:
-    """Forward pass of one micro-batch, as published: BCE and dice of the HQ logits alone.
+    """Forward pass of one micro-batch: BCE and dice of the HQ logits alone, as published, or of SAM + HQ as well.
 
     SAM's own masks are not computed unless they are needed; its transformer is, since the HQ token travels through it.
-    Where parts of SAM are trained as well (`Sam.trained_parts`), `sam_loss` of its masks is added.
+    With `sum_share` s the loss is (1 - s) L(HQ) + s L(SAM + HQ): HQ then learns what SAM leaves to do. Where parts of
+    SAM are trained as well (`Sam.trained_parts`), `sam_loss` of its masks is added.
 
     Args:
         model: an HQ model.
@@ -83,12 +85,14 @@ def forward_loss(
         features: encoder outputs, where they were computed before.
         prompts: other prompts for the same masks.
         answer: compute the mask that a user would see too.
+        sum_share: 0 ... 1, weight of the loss of SAM + HQ.
 
     Returns:
         Terms of each mask. The loss of a step is the mean of their totals.
     """
     trains_sam = any(part in model.trained_parts for part in SAM_PARTS)
-    candidates = ALL_CANDIDATES if trains_sam else SINGLE_CANDIDATE if answer else ()
+    summed = answer or sum_share > 0
+    candidates = ALL_CANDIDATES if trains_sam else SINGLE_CANDIDATE if summed else ()
     if features is None:
         features = image_features(model, batch, amp=amp)
     with autocast(model.device, amp):
@@ -96,12 +100,15 @@ def forward_loss(
     if output.hq_logits is None:
         raise ValueError("the model gave no HQ logits: it has no HQ head to train")
     logits = output.hq_logits.to(model.dtype)
+    both = output.sam_logits[:, :1].to(model.dtype) + logits if summed else None
     hq = point_loss(logits, batch.masks, batch.loss_candidates, batch.loss_uniform)
     total = hq.bce + hq.dice
+    if both is not None and sum_share > 0:
+        loss = point_loss(both, batch.masks, batch.loss_candidates, batch.loss_uniform)
+        total = (1 - sum_share) * total + sum_share * (loss.bce + loss.dice)
     if trains_sam:
         total = total + sam_loss(output, batch, model.dtype)
-    seen = (output.sam_logits[:, :1].to(model.dtype) + logits).detach() if answer else None
-    return LossTerms(total, hq.bce, hq.dice, seen)
+    return LossTerms(total, hq.bce, hq.dice, both.detach() if answer and both is not None else None)
 
 
 def point_loss(logits: Tensor, masks: Tensor, candidates: Tensor, uniform: Tensor) -> PointLoss:

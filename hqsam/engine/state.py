@@ -46,6 +46,7 @@ EXACTNESS = (
     "loop.ema",
     "data.",
     "clicks.",
+    "loss.",
     "optim.name",
     "optim.beta",
     "optim.eps",

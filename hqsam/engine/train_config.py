@@ -112,6 +112,18 @@ class DataConfig:
 
 
 @dataclass(kw_only=True)
+class LossConfig:
+    """What the head's loss looks at."""
+
+    sum_share: float = setting(
+        0.0,
+        "share of the loss that judges SAM + HQ, the mask that users get; the rest judges HQ alone, as published",
+        at_least=0,
+        at_most=1,
+    )
+
+
+@dataclass(kw_only=True)
 class OptimConfig:
     """Adam, as published for HQ-SAM, or AdamW, as for SAM, and the learning rate."""
 
@@ -203,5 +215,6 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     clicks: ClicksConfig = field(default_factory=ClicksConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)

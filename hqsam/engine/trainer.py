@@ -177,7 +177,10 @@ class Trainer:
         if "score" in self.trained:
             return score_terms(self.model, batch, amp=amp, features=features, prompts=prompts, answer=answer)
         if self.model.has_hq:
-            return forward_loss(self.model, batch, amp=amp, features=features, prompts=prompts, answer=answer)
+            share = self.config.loss.sum_share
+            return forward_loss(
+                self.model, batch, amp=amp, features=features, prompts=prompts, answer=answer, sum_share=share
+            )
         return forward_sam_loss(self.model, batch, features, prompts, first=first, amp=amp)
 
     def averaged(self) -> contextlib.AbstractContextManager[None]:

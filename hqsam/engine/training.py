@@ -154,6 +154,11 @@ def trained_parts(config: TrainConfig, *, has_hq: bool) -> list[TrainablePart]:
         raise ConfigError("model.lora_rank adapts an encoder that stays as it is: leave encoder out of model.trained")
     if settings.drop_path and "encoder" not in names:
         raise ConfigError(f"model.drop_path={settings.drop_path} is for a trained encoder: name it in model.trained")
+    if config.loss.sum_share and "hq" not in names:
+        raise ConfigError(
+            f"loss.sum_share={config.loss.sum_share} is for the HQ head, which model.trained={settings.trained} "
+            "leaves out"
+        )
     if optim.weight_decay and optim.name == "adam":
         raise ConfigError(f"optim.weight_decay={optim.weight_decay} needs optim.name=adamw")
     prompts = config.data.prompts

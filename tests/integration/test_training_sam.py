@@ -185,6 +185,7 @@ def test_a_whole_run_and_what_it_leaves(data: Path, tmp_path: Path) -> None:
         ),
         (["data.synthetic=2", "data.synthetic_kinds=[cloud]"], "there is no 'cloud'; there are blob, "),
         (["data.synthetic_kinds=[blob]"], "set data.synthetic or data.val_synthetic"),
+        (["loss.sum_share=0.5"], "is for the HQ head, which model.trained=decoder"),
         (["clicks.feed_mask=false"], "clicks: a round of mask_only without feed_mask"),
     ],
 )

@@ -54,6 +54,26 @@ def test_a_trained_decoder_adds_the_loss_of_its_masks_and_scores(model: Sam) -> 
         torch.testing.assert_close(got.total[row], expected, rtol=1e-9, atol=0)
 
 
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_a_share_of_the_loss_judges_the_sum_that_users_get(model: Sam, share: float) -> None:
+    batch = make_batch(2)
+    alone, mixed = forward_loss(model, batch), forward_loss(model, batch, sum_share=share)
+    output = model.decode(image_features(model, batch), batch.prompts)
+    assert output.hq_logits is not None and mixed.answer is None
+    for row in range(2):
+        logits = (output.sam_logits + output.hq_logits)[row : row + 1]
+        judged = terms(logits, batch.masks[row], batch.loss_candidates[row], batch.loss_uniform[row])
+        expected = (1 - share) * alone.total[row] + share * judged
+        torch.testing.assert_close(mixed.total[row], expected, rtol=1e-9, atol=0)
+    assert torch.equal(mixed.bce, alone.bce) and torch.equal(mixed.dice, alone.dice)  # reported as ever: of HQ alone
+
+
+def test_the_loss_of_the_sum_changes_the_head_alone(model: Sam) -> None:
+    model.set_trained(["head"])
+    forward_loss(model, make_batch(), sum_share=1.0).total.sum().backward()
+    assert {name.split(".")[1] for name, p in model.named_parameters() if p.grad is not None} == {"head"}
+
+
 @pytest.mark.parametrize("parts", [["head"], ["decoder", "head"]])
 def test_gradients_reach_what_is_trained_and_nothing_else(model: Sam, parts: list[str]) -> None:
     model.set_trained(parts)  # type: ignore[arg-type]
