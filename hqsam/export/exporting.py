@@ -165,8 +165,8 @@ def export_decoder(
     _require_whole_head(model, chosen)
     if model.resolve_score(None, chosen) != "sam":
         _logger.warning("the score head is left out: the file's scores, and its best mask, are by SAM's own score")
-    graph = DecoderGraph(
-        exportable(model, dtype),
+    graph_of = partial(
+        DecoderGraph,
         fusion=chosen,
         masks=masks,
         published=interface == "published",
@@ -174,7 +174,8 @@ def export_decoder(
         crop=crop,
         winograd=winograd,
     )
-    _check_options(graph, dtype, full_size_masks)
+    _check_options(graph_of(model), dtype, full_size_masks)
+    graph = graph_of(exportable(model, dtype))
     proto = _traced_decoder(graph, opset)
     if full_size_masks:
         add_full_size_masks(proto, model.image_size)

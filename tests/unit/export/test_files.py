@@ -165,9 +165,16 @@ def test_without_onnxruntime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
         ({"separate": True, "fusion": "hq"}, "separate summands are those of"),
         ({"separate": True, "masks": "best"}, "separate summands are those of"),
         ({"separate": True, "full_size_masks": True}, "separate summands are those of"),
+        ({"crop": True, "fusion": "sam"}, "cropped by its `hq_features`"),
+        ({"crop": True, "interface": "published"}, "cropped by its `hq_features`"),
+        ({"crop": True, "full_size_masks": True}, "cropped by its `hq_features`"),
+        ({"winograd": True, "dtype": "float16"}, "rounds too much in float16"),
     ],
 )
-def test_wrong_options(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_wrong_options_are_refused_before_the_model_is_copied(
+    options: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hqsam.export.exporting.exportable", lambda *_: pytest.fail("copied"))
     model = build_model(model_spec("hq_test_tiny"))
     with pytest.raises(ValueError, match=message):
         export_decoder(model, tmp_path / "decoder.onnx", **options)
