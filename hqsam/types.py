@@ -247,6 +247,25 @@ class Prompts:
             of(self.has_tokens),
         )
 
+    def trimmed(self) -> Prompts:
+        """The same prompts without batch padding at the end of all of them, and without masks that none of them has.
+
+        Looks at the values, which on a GPU would wait for the device.
+        """
+        counts = self.kinds != PAD
+        used = counts.any(dim=0).nonzero()
+        width = int(used.max()) + 1 if len(used) else 0
+        flags = self.mask_flags()
+        masks = self.masks if flags.any() else None
+        return replace(
+            self,
+            coords=self.coords[:, :width],
+            kinds=self.kinds[:, :width],
+            masks=masks,
+            has_mask=None if masks is None or flags.all() else flags,
+            padded=not bool(counts[:, :width].all()),
+        )
+
     def with_image_index(self, image_index: Tensor) -> Prompts:
         """The same prompts assigned to other images."""
         return replace(self, image_index=image_index)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -57,7 +57,7 @@ class Batch:
         features: (B, ...) float16, or None.
         input_hw: (B, 2) int64.
         masks: (N, 1, S, S) uint8.
-        prompts: N prompts with their image index.
+        prompts: N prompts with their image index, in the order of the images.
         loss_candidates: (N, C, 2).
         loss_uniform: (N, U, 2).
         click_draws: (N, R).
@@ -86,6 +86,30 @@ class Batch:
             loss_uniform=self.loss_uniform[rows],
             click_draws=self.click_draws[rows],
         )
+
+    def by_image(self) -> Iterator[Batch]:
+        """Each image that has prompts as a batch of its own; views, no copies. Prompts lose padding they do not need.
+
+        Waits for the device, where that is a GPU.
+        """
+        index = self.prompts.image_index
+        counts = [len(self.masks)] if index is None else torch.bincount(index, minlength=len(self.keys)).tolist()
+        start = 0
+        for position, count in enumerate(counts):
+            one, rows = slice(position, position + 1), slice(start, start + count)
+            start += count
+            part = self.prompts_at(rows)
+            if count:
+                yield replace(
+                    part,
+                    keys=self.keys[one],
+                    sources=self.sources[one],
+                    images=None if self.images is None else self.images[one],
+                    features=None if self.features is None else ImageFeatures(*(f[one] for f in self.features)),
+                    input_hw=self.input_hw[one],
+                    prompts=part.prompts.trimmed().with_image_index(torch.zeros(count, dtype=torch.int64)),
+                    path_draws=self.path_draws[one],
+                )
 
     def to(self, device: torch.device | str) -> Batch:
         """Copy to a device, without waiting where the batch is pinned."""

@@ -110,7 +110,8 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         sums = torch.zeros(3, dtype=self.model.dtype, device=self.model.device)
         for batch in batches:
-            sums += self.backward(batch.to(self.model.device))
+            for part in _cached_parts(batch.to(self.model.device)):
+                sums += self.backward(part)
         finite = sums.isfinite().all().to(sums.dtype)[None]
         masks = sum(len(batch.masks) for batch in batches)
         counts = torch.tensor([masks, float(stop)], dtype=sums.dtype).to(sums.device, non_blocking=True)
@@ -186,6 +187,11 @@ class Trainer:
     def averaged(self) -> contextlib.AbstractContextManager[None]:
         """For the length of a block, the model as it would be exported: with the average, where there is one."""
         return contextlib.nullcontext() if self.average is None else self.average.in_place()
+
+
+def _cached_parts(batch: Batch) -> Iterable[Batch]:
+    """A CPU is faster image by image, as their maps stay nearer; the gradients of the parts add up to the same."""
+    return batch.by_image() if batch.masks.device.type == "cpu" else (batch,)
 
 
 @dataclass

@@ -46,3 +46,25 @@ def test_wrong_parts(arguments, text):
 def test_cat_of_nothing():
     with pytest.raises(ValueError, match="no prompts"):
         Prompts.cat([])
+
+
+def test_trimmed_prompts_say_the_same_with_less():
+    box = Prompts.from_parts(boxes=torch.rand(1, 4))
+    points = Prompts.from_parts(torch.rand(1, 4, 2), torch.ones(1, 4), masks=torch.ones(1, 1, 8, 8))
+    joined = Prompts.cat([box, points])
+    alone = joined[:1].trimmed()
+    assert torch.equal(alone.coords, box.coords) and torch.equal(alone.kinds, box.kinds)
+    assert alone.masks is None and alone.has_mask is None and not alone.padded
+    other = joined[1:].trimmed()
+    assert torch.equal(other.kinds, points.kinds) and torch.equal(other.masks, points.masks) and other.has_mask is None
+    both = joined.trimmed()
+    assert both.kinds.shape == (2, 5) and both.padded and both.has_mask.tolist() == [False, True]
+
+
+def test_trimmed_prompts_without_points():
+    masks = Prompts.from_parts(masks=torch.ones(2, 1, 8, 8)).trimmed()
+    assert masks.coords.shape == (2, 0, 2) and not masks.padded and masks.masks is not None
+    padding = Prompts(torch.zeros(1, 3, 2), torch.full((1, 3), PAD)).trimmed()
+    assert padding.kinds.shape == (1, 0) and not padding.padded
+    inner = Prompts(torch.zeros(1, 3, 2), torch.tensor([[PAD, 1, PAD]])).trimmed()
+    assert inner.kinds.tolist() == [[PAD, 1]] and inner.padded

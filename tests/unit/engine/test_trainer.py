@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import threading
@@ -98,6 +99,52 @@ def test_images_encoded_one_by_one_are_a_batch(model: Sam) -> None:
     expected = model.image_encoder(model.preprocess_canvas(batch.images, batch.input_hw))
     for part, whole in zip(image_features(model, batch), expected, strict=True):
         torch.testing.assert_close(part, whole, rtol=1e-9, atol=1e-9)
+
+
+def mixed_batch() -> Batch:
+    """Three images of two, no and three prompts of several kinds."""
+    batch = make_batch(5)
+    box, points = batch.prompts[:1], Prompts.from_parts(torch.tensor([[[50.0, 60.0], [90, 80]]]), torch.ones(1, 2))
+    drawn = Prompts.from_parts(masks=torch.ones(1, 1, SIZE // 4, SIZE // 4))
+    prompts = Prompts.cat([box, drawn, points, box, box]).with_image_index(torch.tensor([0, 0, 2, 2, 2]))
+    assert batch.images is not None
+    names = ["a", "b", "c"]
+    return replace(
+        batch,
+        keys=names,
+        sources=names,
+        images=batch.images[:3],
+        input_hw=batch.input_hw[:3],
+        path_draws=batch.path_draws[:3],
+        prompts=prompts,
+    )
+
+
+def test_parts_by_image_have_the_losses_of_the_batch(model: Sam) -> None:
+    batch = mixed_batch()
+    parts = list(batch.by_image())
+    assert [(part.keys, part.sources, len(part.masks)) for part in parts] == [(["a"], ["a"], 2), (["c"], ["c"], 3)]
+    together = forward_loss(model, batch).total
+    torch.testing.assert_close(torch.cat([forward_loss(model, part).total for part in parts]), together)
+
+
+@pytest.mark.parametrize("trained", ["hq", "hq+decoder+encoder"])
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_step_image_by_image_is_the_step_of_the_batch(
+    model: Sam, monkeypatch: pytest.MonkeyPatch, trained: str, kept: bool
+) -> None:
+    batch = mixed_batch()
+    if kept and trained == "hq":
+        batch = replace(batch, images=None, features=image_features(model, batch))
+    model.set_trained(["head"] if trained == "hq" else ["head", "decoder", "encoder"])
+    model.train()
+    one, other = (make_trainer(copy.deepcopy(model), f"model.trained={trained}", "clicks.rounds=1") for _ in range(2))
+    apart = one.train_step([batch])
+    monkeypatch.setattr(Batch, "by_image", lambda self: iter([self]))
+    together = other.train_step([batch])
+    torch.testing.assert_close(apart, together, rtol=1e-9, atol=1e-12)
+    for parameter, expected in zip(one.parameters, other.parameters, strict=True):
+        torch.testing.assert_close(parameter.grad, expected.grad, rtol=1e-7, atol=1e-11)
 
 
 def test_adam_moves_by_the_scheduled_rate(model: Sam) -> None:
