@@ -33,7 +33,7 @@ from hqsam.engine.train_data import RunRecords, TrainData, generated_val_records
 from hqsam.engine.trainer import NonFiniteLossError, Trainer, fit
 from hqsam.engine.validation import Validator
 from hqsam.errors import ConfigError, HqsamError
-from hqsam.models import EncoderLoRA, Sam, ScoreHead, TrainablePart
+from hqsam.models import FULL_HEAD, EncoderLoRA, Sam, ScoreHead, TrainablePart
 from hqsam.registry import create_model, model_spec
 
 logger = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ def trained_parts(config: TrainConfig, *, has_hq: bool) -> list[TrainablePart]:
     Raises:
         ConfigError: an unknown part, one that the model lacks, or settings that contradict what is trained.
     """
-    settings, optim = config.model, config.optim
+    settings = config.model
     names = settings.trained.split("+")
     if unknown := [name for name in names if name not in _PARTS] or [n for n in names if names.count(n) > 1]:
         raise ConfigError(
@@ -152,15 +152,7 @@ def trained_parts(config: TrainConfig, *, has_hq: bool) -> list[TrainablePart]:
         )
     if "encoder" in names and settings.lora_rank:
         raise ConfigError("model.lora_rank adapts an encoder that stays as it is: leave encoder out of model.trained")
-    if settings.drop_path and "encoder" not in names:
-        raise ConfigError(f"model.drop_path={settings.drop_path} is for a trained encoder: name it in model.trained")
-    if config.loss.sum_share and "hq" not in names:
-        raise ConfigError(
-            f"loss.sum_share={config.loss.sum_share} is for the HQ head, which model.trained={settings.trained} "
-            "leaves out"
-        )
-    if optim.weight_decay and optim.name == "adam":
-        raise ConfigError(f"optim.weight_decay={optim.weight_decay} needs optim.name=adamw")
+    _refuse_idle_settings(config, names)
     prompts = config.data.prompts
     several = config.clicks.rounds or (prompts.mix.get("points") and prompts.num_points > 1)
     if "decoder" in names and not has_hq and not several:
@@ -169,6 +161,24 @@ def trained_parts(config: TrainConfig, *, has_hq: bool) -> list[TrainablePart]:
             "here trains the single mask: set clicks.rounds, or points in data.prompts.mix and num_points above 1"
         )
     return [_PARTS[name] for name in names]
+
+
+def _refuse_idle_settings(config: TrainConfig, names: Sequence[str]) -> None:
+    """Refuse settings of what is not trained: they would change nothing."""
+    settings, optim, trained = config.model, config.optim, f"model.trained={config.model.trained}"
+    if "encoder" not in names:
+        for key, value, idle in (
+            ("model.drop_path", settings.drop_path, 0),
+            ("optim.layer_decay", optim.layer_decay, 1),
+        ):
+            if value != idle:
+                raise ConfigError(f"{key}={value} is for a trained encoder: name it in model.trained")
+    if "hq" not in names and config.loss.sum_share:
+        raise ConfigError(f"loss.sum_share={config.loss.sum_share} is for the HQ head, which {trained} leaves out")
+    if not model_spec(settings.name).hq and settings.head != FULL_HEAD:
+        raise ConfigError(f"model.head={settings.head} is for an HQ head, and {settings.name} is plain SAM")
+    if optim.weight_decay and optim.name == "adam":
+        raise ConfigError(f"optim.weight_decay={optim.weight_decay} needs optim.name=adamw")
 
 
 def build_adapter(model: Sam, config: TrainConfig, world: World) -> EncoderLoRA | None:

@@ -32,6 +32,7 @@ SAM = [
     "optim.weight_decay=0.1",
     "optim.layer_decay=0.8",
 ]
+FROZEN_ENCODER = "optim.layer_decay=1"
 PREFIXES = {"decoder": "mask_decoder.", "prompt": "prompt_encoder.", "encoder": "image_encoder."}
 
 
@@ -48,9 +49,10 @@ def run_steps(run: Run, count: int) -> list[torch.Tensor]:
 @pytest.mark.parametrize("parts", ["encoder", "prompt", "decoder", "prompt+encoder", "decoder+prompt+encoder"])
 @pytest.mark.parametrize("name", ["sam_test_vit", "sam_test_tiny"])
 def test_what_is_not_trained_keeps_every_bit(data: Path, tmp_path: Path, name: str, parts: str) -> None:
-    run = open_run(
-        make_config(data, tmp_path, *SAM, f"model.name={name}", f"model.trained={parts}", "loop.max_steps=2")
-    )
+    options = [f"model.name={name}", f"model.trained={parts}", "loop.max_steps=2"]
+    if "encoder" not in parts:
+        options.append(FROZEN_ENCODER)
+    run = open_run(make_config(data, tmp_path, *SAM, *options))
     model = run.trainer.model
     before = tensors(model)
     run_steps(run, 2)
@@ -134,7 +136,12 @@ def test_two_processes_are_one(data: Path, tmp_path: Path) -> None:
 
 def test_a_whole_run_and_what_it_leaves(data: Path, tmp_path: Path) -> None:
     """Frozen encoder with kept outputs; the log, the report and files that every loader takes."""
-    options = ["model.trained=decoder+prompt", "data.views=1", f"data.keep_features={tmp_path / 'kept'}"]
+    options = [
+        "model.trained=decoder+prompt",
+        FROZEN_ENCODER,
+        "data.views=1",
+        f"data.keep_features={tmp_path / 'kept'}",
+    ]
     config = make_config(
         data, tmp_path / "run", *SAM, *options, "loop.max_steps=2", "data.val_synthetic=2", "loop.panels=1"
     )
@@ -175,7 +182,9 @@ def test_a_whole_run_and_what_it_leaves(data: Path, tmp_path: Path) -> None:
         (["model.name=hq_test_vit"], "leaves out the head of hq_test_vit: add hq, or train the sam_ model"),
         (["data.keep_features=kept", "data.views=1"], "cannot be kept: set data.keep_features=null"),
         (["model.lora_rank=2"], "leave encoder out of model.trained"),
-        (["model.trained=decoder", "model.drop_path=0.1"], "drop_path=0.1 is for a trained encoder"),
+        (["model.trained=decoder", "model.drop_path=0.1", FROZEN_ENCODER], "drop_path=0.1 is for a trained encoder"),
+        (["model.trained=decoder", "optim.layer_decay=0.5"], "layer_decay=0.5 is for a trained encoder"),
+        (["model.head=token"], "model.head=token is for an HQ head, and sam_test_vit is plain SAM"),
         (["optim.name=adam"], "weight_decay=0.1 needs optim.name=adamw"),
         (["model.random_weights=false"], "all of sam_test_vit would be random; give SAM's file to go on from, or"),
         (["clicks.rounds=1"], "clicks: mask_only=2 puts a round between two clicks"),

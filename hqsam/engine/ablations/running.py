@@ -36,6 +36,7 @@ _FREE = (
     "data.val",
     "data.val_holdout",
     "data.val_per_source",
+    "data.val_synthetic",
     "loop.log_every",
     "loop.val_every",
     "loop.save_every",
