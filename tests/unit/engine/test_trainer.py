@@ -138,6 +138,7 @@ def test_a_step_image_by_image_is_the_step_of_the_batch(
         batch = replace(batch, images=None, features=image_features(model, batch))
     model.set_trained(["head"] if trained == "hq" else ["head", "decoder", "encoder"])
     model.train()
+    monkeypatch.setattr("hqsam.engine.trainer._LARGE_IMAGE", SIZE)
     one, other = (make_trainer(copy.deepcopy(model), f"model.trained={trained}", "clicks.rounds=1") for _ in range(2))
     apart = one.train_step([batch])
     monkeypatch.setattr(Batch, "by_image", lambda self: iter([self]))
