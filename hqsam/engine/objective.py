@@ -17,6 +17,9 @@ from hqsam.models.parts import SAM_PARTS
 from hqsam.models.selection import ALL_CANDIDATES, SINGLE_CANDIDATE
 from hqsam.types import DecoderOutput, ImageFeatures, Prompts
 
+_LARGE_IMAGE = 512
+"""Input size from which a batch's maps do not fit a cache."""
+
 
 class LossTerms(NamedTuple):
     """Losses of N masks, and the answer that a user would see."""
@@ -30,6 +33,14 @@ class LossTerms(NamedTuple):
 def autocast(device: torch.device, enabled: bool) -> contextlib.AbstractContextManager[object]:
     """Bfloat16 autocast, or nothing."""
     return torch.autocast(device.type, torch.bfloat16) if enabled else contextlib.nullcontext()
+
+
+def one_by_one(batch: Batch) -> bool:
+    """Whether the images of a batch are better computed singly: large ones on a CPU, whose maps then stay nearer.
+
+    Gradients of the parts add up to those of the batch.
+    """
+    return batch.masks.shape[-1] >= _LARGE_IMAGE and batch.masks.device.type == "cpu"
 
 
 def image_features(model: Sam, batch: Batch, *, amp: bool = False, trained: bool = False) -> ImageFeatures:
@@ -51,8 +62,7 @@ def image_features(model: Sam, batch: Batch, *, amp: bool = False, trained: bool
     if batch.images is None:
         raise ValueError("a batch needs images or encoder features, got neither")
     images = model.preprocess_canvas(batch.images, batch.input_hw)
-    # On a CPU one image at a time is faster than a batch, and its temporaries take a batch's fraction of the memory.
-    size = 1 if images.device.type == "cpu" else len(images)
+    size = 1 if one_by_one(batch) else len(images)
     draws = batch.path_draws.split(size) if trained and batch.path_draws.shape[1] else itertools.repeat(None)
     outputs = []
     with torch.set_grad_enabled(trained), autocast(model.device, amp):

@@ -16,7 +16,7 @@ from hqsam.data import Batch
 from hqsam.engine.averaging import WeightAverage
 from hqsam.engine.clicks import with_not_a_point
 from hqsam.engine.distributed import World, gather_objects, sum_over_processes
-from hqsam.engine.objective import LossTerms, forward_loss, image_features
+from hqsam.engine.objective import LossTerms, forward_loss, image_features, one_by_one
 from hqsam.engine.optimizer import make_optimizer
 from hqsam.engine.sam_objective import forward_sam_loss
 from hqsam.engine.schedule import StepPlan, is_due, learning_rate
@@ -59,10 +59,6 @@ class StepResult(NamedTuple):
     images: int
     seconds: float
     wait_seconds: float  # of which this process waited for data
-
-
-_LARGE_IMAGE = 512
-"""Input size from which a batch's maps do not fit a cache; at 256 nothing is gained, at 128 a little lost."""
 
 
 class Trainer:
@@ -114,7 +110,8 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         sums = torch.zeros(3, dtype=self.model.dtype, device=self.model.device)
         for batch in batches:
-            for part in _cached_parts(batch.to(self.model.device)):
+            moved = batch.to(self.model.device)
+            for part in moved.by_image() if one_by_one(moved) else (moved,):
                 sums += self.backward(part)
         finite = sums.isfinite().all().to(sums.dtype)[None]
         masks = sum(len(batch.masks) for batch in batches)
@@ -191,12 +188,6 @@ class Trainer:
     def averaged(self) -> contextlib.AbstractContextManager[None]:
         """For the length of a block, the model as it would be exported: with the average, where there is one."""
         return contextlib.nullcontext() if self.average is None else self.average.in_place()
-
-
-def _cached_parts(batch: Batch) -> Iterable[Batch]:
-    """A CPU takes large images one by one, as their maps stay nearer; the gradients of the parts add up to the same."""
-    large = batch.masks.shape[-1] >= _LARGE_IMAGE
-    return batch.by_image() if large and batch.masks.device.type == "cpu" else (batch,)
 
 
 @dataclass

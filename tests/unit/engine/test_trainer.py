@@ -93,7 +93,8 @@ def test_loss_and_gradients_are_the_published_formulas(model: Sam) -> None:
     torch.testing.assert_close(totals[4], torch.stack([g.norm() for g in expected]).norm(), rtol=1e-8, atol=0)
 
 
-def test_images_encoded_one_by_one_are_a_batch(model: Sam) -> None:
+def test_images_encoded_one_by_one_are_a_batch(model: Sam, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hqsam.engine.objective._LARGE_IMAGE", SIZE)
     batch = make_batch(3)
     assert batch.images is not None
     expected = model.image_encoder(model.preprocess_canvas(batch.images, batch.input_hw))
@@ -138,7 +139,7 @@ def test_a_step_image_by_image_is_the_step_of_the_batch(
         batch = replace(batch, images=None, features=image_features(model, batch))
     model.set_trained(["head"] if trained == "hq" else ["head", "decoder", "encoder"])
     model.train()
-    monkeypatch.setattr("hqsam.engine.trainer._LARGE_IMAGE", SIZE)
+    monkeypatch.setattr("hqsam.engine.objective._LARGE_IMAGE", SIZE)
     one, other = (make_trainer(copy.deepcopy(model), f"model.trained={trained}", "clicks.rounds=1") for _ in range(2))
     apart = one.train_step([batch])
     monkeypatch.setattr(Batch, "by_image", lambda self: iter([self]))
