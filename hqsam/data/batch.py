@@ -91,8 +91,15 @@ class Batch:
         """Each image that has prompts as a batch of its own; views, no copies. Prompts lose padding they do not need.
 
         Waits for the device, where that is a GPU.
+
+        Raises:
+            ValueError: prompts that are not in the order of the images, or of several images without saying of which.
         """
         index = self.prompts.image_index
+        if index is None and len(self.keys) > 1:
+            raise ValueError(f"{len(self.keys)} images need prompts with an image_index, got None")
+        if index is not None and (index.diff() < 0).any():
+            raise ValueError("prompts must be in the order of their images")
         counts = [len(self.masks)] if index is None else torch.bincount(index, minlength=len(self.keys)).tolist()
         start = 0
         for position, count in enumerate(counts):
@@ -107,7 +114,9 @@ class Batch:
                     images=None if self.images is None else self.images[one],
                     features=None if self.features is None else ImageFeatures(*(f[one] for f in self.features)),
                     input_hw=self.input_hw[one],
-                    prompts=part.prompts.trimmed().with_image_index(torch.zeros(count, dtype=torch.int64)),
+                    prompts=part.prompts.trimmed().with_image_index(
+                        torch.zeros(count, dtype=torch.int64, device=self.masks.device)
+                    ),
                     path_draws=self.path_draws[one],
                 )
 

@@ -55,7 +55,7 @@ def encode_views(
         items: (view, index) pairs, see `planned_views`; processes share them.
         store: where features go, in half precision.
         world: the group.
-        batch_size: images encoded at once; on a CPU one is fastest.
+        batch_size: images encoded at once; on a CPU one is fastest for inputs of 512 px and more.
         workers: loading processes.
         amp: run the encoder under bfloat16 autocast.
 

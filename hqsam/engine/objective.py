@@ -1,4 +1,4 @@
-"""What is minimised: the published loss of the HQ mask, and SAM's own masks where its decoder is trained too."""
+"""What is minimised: the loss of the HQ mask, of SAM + HQ, and of SAM's own masks where its decoder is trained too."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def autocast(device: torch.device, enabled: bool) -> contextlib.AbstractContextM
 def one_by_one(batch: Batch) -> bool:
     """Whether the images of a batch are better computed singly: large ones on a CPU, whose maps then stay nearer.
 
-    Gradients of the parts add up to those of the batch.
+    Gradients of the parts add up to those of the batch. At 256 px a batch is faster.
     """
     return batch.masks.shape[-1] >= _LARGE_IMAGE and batch.masks.device.type == "cpu"
 
@@ -110,7 +110,10 @@ def forward_loss(
     if output.hq_logits is None:
         raise ValueError("the model gave no HQ logits: it has no HQ head to train")
     logits = output.hq_logits.to(model.dtype)
-    both = output.sam_logits[:, :1].to(model.dtype) + logits if summed else None
+    both = None
+    if summed:
+        single = output.sam_logits[:, :1].to(model.dtype)
+        both = (single.detach() if trains_sam else single) + logits  # SAM's parts have a loss of their own
     hq = point_loss(logits, batch.masks, batch.loss_candidates, batch.loss_uniform)
     total = hq.bce + hq.dice
     if both is not None and sum_share > 0:

@@ -117,7 +117,7 @@ class LossConfig:
 
     sum_share: float = setting(
         0.0,
-        "share of the loss that judges SAM + HQ, the mask that users get; the rest judges HQ alone, as published",
+        "share of the loss that judges SAM's single mask + HQ; the rest judges HQ alone, as published",
         at_least=0,
         at_most=1,
     )

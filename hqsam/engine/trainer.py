@@ -51,8 +51,8 @@ class StepResult(NamedTuple):
     """What one optimizer step did, over all processes."""
 
     step: int  # number of steps done, this one included
-    loss: float  # minimised: bce + dice of the HQ mask, SAM's loss where parts of it are trained, or the score's
-    bce: float  # of a plain SAM the focal loss
+    loss: float  # minimised: of the HQ mask, of SAM + HQ, of SAM where parts of it are trained, or of the score
+    bce: float  # of the HQ mask; of a plain SAM the focal loss
     dice: float
     grad_norm: float
     lr: float

@@ -172,7 +172,9 @@ def _refuse_idle_settings(config: TrainConfig, names: Sequence[str]) -> None:
             ("optim.layer_decay", optim.layer_decay, 1),
         ):
             if value != idle:
-                raise ConfigError(f"{key}={value} is for a trained encoder: name it in model.trained")
+                raise ConfigError(
+                    f"{key}={value} is for a trained encoder, which {trained} leaves out; set {key}={idle}"
+                )
     if "hq" not in names and config.loss.sum_share:
         raise ConfigError(f"loss.sum_share={config.loss.sum_share} is for the HQ head, which {trained} leaves out")
     if not model_spec(settings.name).hq and settings.head != FULL_HEAD:

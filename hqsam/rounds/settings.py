@@ -12,6 +12,7 @@ from hqsam.checkpoints.recommendations import RECOMMENDED_FUSION
 from hqsam.engine.config import load_config
 from hqsam.engine.evaluation.config import EvalConfig
 from hqsam.engine.train_config import TrainConfig
+from hqsam.engine.training import trained_parts
 from hqsam.errors import ConfigError
 from hqsam.registry import EMBEDDED_HEAD, model_spec
 
@@ -71,6 +72,7 @@ def open_settings(path: Path | None, overrides: Sequence[str], images: int) -> T
         raise ConfigError("a round goes on from a trained head: leave out model.fresh_hq_head and model.random_weights")
     if "." not in settings.name and settings.checkpoint is None:
         raise ConfigError(f"model.checkpoint is missing: {settings.name} names no weights")
+    trained_parts(config, has_hq=True)  # what training would refuse is refused before the round begins
     return config
 
 

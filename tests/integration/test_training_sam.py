@@ -182,7 +182,10 @@ def test_a_whole_run_and_what_it_leaves(data: Path, tmp_path: Path) -> None:
         (["model.name=hq_test_vit"], "leaves out the head of hq_test_vit: add hq, or train the sam_ model"),
         (["data.keep_features=kept", "data.views=1"], "cannot be kept: set data.keep_features=null"),
         (["model.lora_rank=2"], "leave encoder out of model.trained"),
-        (["model.trained=decoder", "model.drop_path=0.1", FROZEN_ENCODER], "drop_path=0.1 is for a trained encoder"),
+        (
+            ["model.trained=decoder", "model.drop_path=0.1", FROZEN_ENCODER],
+            "drop_path=0.1 is for a trained encoder, which .* leaves out; set model.drop_path=0",
+        ),
         (["model.trained=decoder", "optim.layer_decay=0.5"], "layer_decay=0.5 is for a trained encoder"),
         (["model.head=token"], "model.head=token is for an HQ head, and sam_test_vit is plain SAM"),
         (["optim.name=adam"], "weight_decay=0.1 needs optim.name=adamw"),

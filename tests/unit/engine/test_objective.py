@@ -74,6 +74,18 @@ def test_the_loss_of_the_sum_changes_the_head_alone(model: Sam) -> None:
     assert {name.split(".")[1] for name, p in model.named_parameters() if p.grad is not None} == {"head"}
 
 
+def test_the_loss_of_the_sum_leaves_sams_mask_to_its_own_loss(model: Sam) -> None:
+    model.set_trained(["head", "decoder"])
+    weight = model.mask_decoder.trunk.hypernetworks[0].layers[0].weight
+    gradients = []
+    for share in (0.0, 1.0):
+        model.zero_grad()
+        forward_loss(model, make_batch(), sum_share=share).total.sum().backward()
+        assert weight.grad is not None
+        gradients.append(weight.grad.clone())
+    torch.testing.assert_close(*gradients)
+
+
 @pytest.mark.parametrize("parts", [["head"], ["decoder", "head"]])
 def test_gradients_reach_what_is_trained_and_nothing_else(model: Sam, parts: list[str]) -> None:
     model.set_trained(parts)  # type: ignore[arg-type]

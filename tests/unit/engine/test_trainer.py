@@ -129,24 +129,50 @@ def test_parts_by_image_have_the_losses_of_the_batch(model: Sam) -> None:
     torch.testing.assert_close(torch.cat([forward_loss(model, part).total for part in parts]), together)
 
 
-@pytest.mark.parametrize("trained", ["hq", "hq+decoder+encoder"])
-@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize(("trained", "kept"), [("hq", False), ("hq", True), ("hq+decoder+encoder", False)])
 def test_a_step_image_by_image_is_the_step_of_the_batch(
     model: Sam, monkeypatch: pytest.MonkeyPatch, trained: str, kept: bool
 ) -> None:
     batch = mixed_batch()
-    if kept and trained == "hq":
+    if kept:
         batch = replace(batch, images=None, features=image_features(model, batch))
     model.set_trained(["head"] if trained == "hq" else ["head", "decoder", "encoder"])
     model.train()
     monkeypatch.setattr("hqsam.engine.objective._LARGE_IMAGE", SIZE)
-    one, other = (make_trainer(copy.deepcopy(model), f"model.trained={trained}", "clicks.rounds=1") for _ in range(2))
+    options = [f"model.trained={trained}", "clicks.rounds=1", "loss.sum_share=0.5"]
+    one, other = (make_trainer(copy.deepcopy(model), *options) for _ in range(2))
+    calls: list[int] = []
+    backward = Trainer.backward
+    monkeypatch.setattr(Trainer, "backward", lambda self, part: calls.append(len(part.masks)) or backward(self, part))
     apart = one.train_step([batch])
     monkeypatch.setattr(Batch, "by_image", lambda self: iter([self]))
     together = other.train_step([batch])
+    assert calls == [2, 3, 5]  # masks of the two images that have prompts, then of the batch
     torch.testing.assert_close(apart, together, rtol=1e-9, atol=1e-12)
     for parameter, expected in zip(one.parameters, other.parameters, strict=True):
         torch.testing.assert_close(parameter.grad, expected.grad, rtol=1e-7, atol=1e-11)
+
+
+def test_small_inputs_go_as_a_batch(model: Sam, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Batch, "by_image", lambda self: pytest.fail("taken apart"))
+    make_trainer(model).train_step([mixed_batch()])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_step_minimises_the_configured_loss(model: Sam, share: float) -> None:
+    batch = mixed_batch()
+    expected = forward_loss(model, batch, sum_share=share).total.sum()
+    totals = make_trainer(model, f"loss.sum_share={share}").train_step([batch])
+    torch.testing.assert_close(totals[6], expected.detach(), rtol=1e-9, atol=0)
+
+
+def test_prompts_out_of_order_are_not_taken_apart() -> None:
+    batch = mixed_batch()
+    index = torch.tensor([2, 2, 2, 0, 0])
+    with pytest.raises(ValueError, match="in the order of their images"):
+        next(replace(batch, prompts=batch.prompts.with_image_index(index)).by_image())
+    with pytest.raises(ValueError, match="3 images need prompts with an image_index"):
+        next(replace(batch, prompts=replace(batch.prompts, image_index=None)).by_image())
 
 
 def test_adam_moves_by_the_scheduled_rate(model: Sam) -> None:

@@ -219,6 +219,7 @@ def test_a_picture_that_cannot_be_read_begins_no_round(
         (["model.name=hq_vit_l"], "names no weights"),
         (["model.fresh_hq_head=true"], "a trained head"),
         (["optim.rl=1"], "unknown key"),
+        (["optim.layer_decay=0.8"], "is for a trained encoder"),
     ],
 )
 def test_settings_that_a_round_refuses(overrides: list[str], message: str) -> None:
