@@ -146,21 +146,6 @@ def test_masks_of_a_part_of_the_picture(hq: Sam, tmp_path: Path, winograd: bool)
         assert close(own[..., :rows, :columns], expected.hq_logits[..., :rows, :columns])
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"crop": True, "fusion": "sam"}, "cropped by its `hq_features`"),
-        ({"crop": True, "interface": "published"}, "cropped by its `hq_features`"),
-        ({"crop": True, "full_size_masks": True}, "cropped by its `hq_features`"),
-        ({"winograd": True, "dtype": "float16"}, "takes float32"),
-    ],
-)
-def test_options_that_exclude_each_other(hq: Sam, tmp_path: Path, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ExportError, match=message):
-        export_decoder(hq, tmp_path / "decoder.onnx", **options)
-    assert not list(tmp_path.iterdir())
-
-
 def test_filler_takes_no_part(hq: Sam, folder: Path) -> None:
     features, prompts = features_of(hq), draw_prompts(2, 2, masks=False)
     inputs = {
