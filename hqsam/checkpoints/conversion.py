@@ -21,6 +21,7 @@ from hqsam.checkpoints.formats import (
     parts_in,
     require_no_adapter,
 )
+from hqsam.checkpoints.interpolation import interpolated_tensors
 from hqsam.checkpoints.official import Part, family_of, is_score
 from hqsam.checkpoints.reading import HEAD
 from hqsam.checkpoints.recommendations import RECOMMENDATIONS, RECOMMENDED_SCORE
@@ -62,6 +63,8 @@ def convert_checkpoint(
     head: str | PathLike[str] | None = None,
     encoder: str | PathLike[str] | None = None,
     lora: str | PathLike[str] | None = None,
+    interpolate: str | PathLike[str] | None = None,
+    share: float = 0.5,
     part: Selection = "all",
     dtype: torch.dtype | None = None,
     metadata: Mapping[str, str] | None = None,
@@ -81,6 +84,10 @@ def convert_checkpoint(
         head: a file with an HQ head or an HQ mask decoder to put into `src`, over what is there.
         encoder: a file with an image encoder alone (timm's names) to put into `src`, over what is there.
         lora: an encoder adapter to merge into the encoder that it was trained for.
+        interpolate: another file of such a model, or of its HQ head: the weights of the parts that both have are moved
+            towards those of this file (WiSE-FT, Wortsman et al., CVPR 2022, equation 1). What is stated about the
+            result (`metadata`) is what `src` states.
+        share: how far, 0 (not at all) to 1 (its weights).
         part: as in `save_checkpoint`.
         dtype: as in `save_checkpoint`.
         metadata: as in `save_checkpoint`; entries of the source files are kept where `dst` can carry them.
@@ -90,8 +97,8 @@ def convert_checkpoint(
         What was written.
 
     Raises:
-        CheckpointError: a file cannot be read or written or is incomplete, `head` or `encoder` is not one for this
-            model, or `to` or `part` asks for what is not there.
+        CheckpointError: a file cannot be read or written or is incomplete, `head`, `encoder` or `interpolate` is not
+            one for this model, `share` is out of range, or `to` or `part` asks for what is not there.
     """
     path = destination(dst, metadata, dtype)
     require_selection(part)
@@ -100,17 +107,13 @@ def convert_checkpoint(
     source = open_checkpoint(src)
     require_complete(source)
     require_no_adapter(source.info)
-    official, kept, head_kind = dict(source.official), _kept(source), source.info.head
-    for extra in _additions(source, head=head, encoder=encoder):
-        if extra.info.has_hq:  # what is recommended is that of the head in use, and so is what judges its masks
-            kept = {key: text for key, text in kept.items() if key not in RECOMMENDATIONS}
-            official, head_kind = select(official, "sam"), extra.info.head
-        official |= extra.official
-        kept |= _kept(extra)
+    official, kept, head_kind = _merged(source, _additions(source, head=head, encoder=encoder))
     if lora is not None:
         official = merged_tensors(official, lora)
-    if (lora is not None or encoder is not None) and "score" in parts_in(official):
-        logger.warning("the score head of %s is left out: it knows the masks of another encoder", src)
+    if interpolate is not None:
+        official = interpolated_tensors(official, head_kind, interpolate, share)
+    if any(given is not None for given in (lora, encoder, interpolate)) and "score" in parts_in(official):
+        logger.warning("the score head of %s is left out: it knows the masks of other weights", src)
         official = {name: tensor for name, tensor in official.items() if not is_score(name)}
     official = select(official, part)
     if not official:
@@ -151,6 +154,18 @@ def _additions(
     for extra in found:
         require_complete(extra)
     return found
+
+
+def _merged(source: Checkpoint, extras: list[Checkpoint]) -> tuple[dict[str, Tensor], dict[str, str], str | None]:
+    """The tensors of a source with others put into it, what is stated about them, and what the HQ head is."""
+    official, kept, head = dict(source.official), _kept(source), source.info.head
+    for extra in extras:
+        if extra.info.has_hq:  # what is recommended is that of the head in use, and so is what judges its masks
+            kept = {key: text for key, text in kept.items() if key not in RECOMMENDATIONS}
+            official, head = select(official, "sam"), extra.info.head
+        official |= extra.official
+        kept |= _kept(extra)
+    return official, kept, head
 
 
 def _kept(file: Checkpoint) -> dict[str, str]:

@@ -19,6 +19,11 @@ NumberType = Annotated[
     Literal["float32", "float16", "bfloat16"] | None,
     typer.Option("--dtype", help="Number type of the result; as in SRC by default."),
 ]
+Interpolate = Annotated[
+    Path | None,
+    typer.Option("--interpolate", metavar="FILE", help="Checkpoint towards whose weights those of SRC are moved."),
+]
+Share = Annotated[float, typer.Option("--share", min=0, max=1, help="How far: the share of that file's weights.")]
 RecommendedScore = Annotated[
     Literal["sam", "own", "own_boundary"] | None,
     typer.Option("--recommended-score", help="The same for the score, where DST has a score head."),
@@ -49,6 +54,8 @@ def convert(
     lora: Annotated[
         Path | None, typer.Option("--lora", metavar="FILE", help="Encoder adapter of a training run to merge into SRC.")
     ] = None,
+    interpolate: Interpolate = None,
+    share: Share = 0.5,
     part: Annotated[
         Literal["all", "hq", "hq_decoder", "sam"],
         typer.Option("--part", help="What to keep: all, the HQ head, that and SAM's mask decoder, or plain SAM."),
@@ -65,6 +72,7 @@ def convert(
     hqsam convert sam_hq_vit_l.pth sam_hq_vit_l.fp16.safetensors --dtype float16
     hqsam convert mobile_sam.pt merged.pth --head hq_head.safetensors
     hqsam convert sam_hq_vit_b.pth adapted.safetensors --lora runs/mine/lora.safetensors
+    hqsam convert sam_hq_vit_b.pth between.safetensors --interpolate runs/mine/model.safetensors --share 0.5
     hqsam convert sam_hq_vit_b.pth model.safetensors --to transformers
     """
     import torch
@@ -79,6 +87,8 @@ def convert(
         head=head,
         encoder=encoder,
         lora=lora,
+        interpolate=interpolate,
+        share=share,
         part=part,
         dtype=None if dtype is None else getattr(torch, dtype),
         metadata={f"recommended_{name}": text for name, text in recommended.items() if text is not None} or None,

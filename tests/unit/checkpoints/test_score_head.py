@@ -140,7 +140,17 @@ def test_another_encoder_makes_other_masks(
     with caplog.at_level(logging.WARNING):
         info = convert_checkpoint(file, tmp_path / "adapted.safetensors", lora=tmp_path / "lora.safetensors")
     assert not info.has_score and info.recommended_score is None
-    assert "score head" in caplog.text and "another encoder" in caplog.text
+    assert "score head" in caplog.text and "other weights" in caplog.text
+
+
+def test_weights_between_two_files_make_other_masks(
+    file: Path, build: Build, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_checkpoint(build("hq_test_tiny", 4), tmp_path / "other.safetensors")
+    with caplog.at_level(logging.WARNING):
+        info = convert_checkpoint(file, tmp_path / "out.safetensors", interpolate=tmp_path / "other.safetensors")
+        convert_checkpoint(tmp_path / "other.safetensors", tmp_path / "back.safetensors", interpolate=file)
+    assert not info.has_score and caplog.text.count("score head") == 1
 
 
 def test_another_hq_head_brings_its_own_or_none(file: Path, build: Build, tmp_path: Path) -> None:
