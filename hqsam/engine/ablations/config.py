@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from hqsam.engine.config import MISSING, load_config, setting
 from hqsam.engine.evaluation.config import EvalConfig, EvalModelConfig
 from hqsam.engine.train_config import TrainConfig
+from hqsam.engine.training import trained_parts
 from hqsam.errors import ConfigError, HqsamError
 from hqsam.models import head_name
 from hqsam.registry import model_spec
@@ -72,7 +73,7 @@ def plan_variants(config: AblationConfig) -> list[Variant]:
         place = f"output_dir={Path(config.output_dir) / folder_name(name) / 'train'}"
         try:
             trained[name] = _derive(TrainConfig, base, overrides, [place, "resume=auto"])
-            _require_head(trained[name])
+            _require_trainable(trained[name])
         except HqsamError as error:
             problems.append(f"variant {name!r}: {error}")
     for title, overrides in config.evaluations.items():
@@ -131,11 +132,12 @@ def _join(name: str, folder: Path, train: TrainConfig, evaluated: Mapping[str, E
     return Variant(name, folder, train, evaluations)
 
 
-def _require_head(train: TrainConfig) -> None:
+def _require_trainable(train: TrainConfig) -> None:
     try:
         head_name(train.model.head)
         if not model_spec(train.model.name).hq:
             raise ConfigError(f"model.name={train.model.name} is plain SAM; use an hq_ name")
+        trained_parts(train, has_hq=True)  # what a training would refuse is refused before the first one begins
     except HqsamError:
         raise
     except ValueError as error:

@@ -85,6 +85,8 @@ def test_a_variant_has_its_own_settings_and_folders(tmp_path: Path) -> None:
             "variant 'a': head must be features",
         ),
         ("variants: {a: [model.name=sam_test_tiny]}" + EVAL, "is plain SAM"),
+        ("variants: {a: [model.trained=head]}" + EVAL, "variant .a.: model.trained=head: .head. is unknown"),
+        ("variants: {a: [model.drop_path=0.1]}" + EVAL, "model.drop_path=0.1 is for a trained encoder"),
         ("variants: {a: [output_dir=y]}" + EVAL, "output_dir is decided by the ablation"),
         ("variants: {a: []}\nevaluations: {v: [model.checkpoint=x]}", "model.checkpoint is decided by the ablation"),
         ("variants: {a: []}\nevaluations: {v: ['data.sets=[v]', task=edges]}", "task must be masks, got edges"),
