@@ -25,8 +25,9 @@ from hqsam.engine.signals import StopSignals
 from hqsam.engine.state import StateFolder
 from hqsam.engine.train_config import TrainConfig
 from hqsam.engine.trainer import NonFiniteLossError, StepRecorder, Trainer, _Pending, fit
+from hqsam.engine.training import trained_parts
 from hqsam.losses import select_points
-from hqsam.models import Sam
+from hqsam.models import Sam, ScoreHead
 from hqsam.registry import create_model
 from hqsam.types import Prompts
 from tests.helpers import fill_parameters
@@ -62,9 +63,11 @@ def model() -> Sam:
     return model
 
 
+REQUIRED = ["output_dir=nowhere", "data.train=[x]", "model.name=hq_test_tiny"]
+
+
 def make_trainer(model: Sam, *overrides: str) -> Trainer:
-    required = ["output_dir=nowhere", "data.train=[x]", "model.name=hq_test_tiny"]
-    config = load_config(TrainConfig, None, [*required, *overrides])
+    config = load_config(TrainConfig, None, [*REQUIRED, *overrides])
     plan = StepPlan(lambda epoch: range(8), 8, 2, 1, 1, epochs=12)
     return Trainer(model, plan, config, World())
 
@@ -129,18 +132,32 @@ def test_parts_by_image_have_the_losses_of_the_batch(model: Sam) -> None:
     torch.testing.assert_close(torch.cat([forward_loss(model, part).total for part in parts]), together)
 
 
-@pytest.mark.parametrize(("trained", "kept"), [("hq", False), ("hq", True), ("hq+decoder+encoder", False)])
+@pytest.mark.parametrize(
+    ("trained", "kept", "options"),
+    [
+        ("hq", False, ["clicks.rounds=1", "loss.sum_share=0.5"]),
+        ("hq", True, ["clicks.rounds=1", "loop.prompt_chunk=1"]),
+        ("hq+decoder+encoder", False, ["clicks.rounds=1", "loss.sum_share=0.5", "model.drop_path=0.5"]),
+        ("score", True, ["clicks.rounds=1"]),
+    ],
+)
 def test_a_step_image_by_image_is_the_step_of_the_batch(
-    model: Sam, monkeypatch: pytest.MonkeyPatch, trained: str, kept: bool
+    model: Sam, monkeypatch: pytest.MonkeyPatch, trained: str, kept: bool, options: list[str]
 ) -> None:
     batch = mixed_batch()
     if kept:
         batch = replace(batch, images=None, features=image_features(model, batch))
-    model.set_trained(["head"] if trained == "hq" else ["head", "decoder", "encoder"])
+    if trained == "score":
+        model.set_score_head(ScoreHead())
+        fill_parameters(model)
+        model.double()
+    config = load_config(TrainConfig, None, [*REQUIRED, f"model.trained={trained}", *options])
+    model.set_trained(trained_parts(config, has_hq=True))
+    if config.model.drop_path:
+        model.image_encoder.set_drop_path(config.model.drop_path)
     model.train()
     monkeypatch.setattr("hqsam.engine.objective._LARGE_IMAGE", SIZE)
-    options = [f"model.trained={trained}", "clicks.rounds=1", "loss.sum_share=0.5"]
-    one, other = (make_trainer(copy.deepcopy(model), *options) for _ in range(2))
+    one, other = (make_trainer(copy.deepcopy(model), f"model.trained={trained}", *options) for _ in range(2))
     calls: list[int] = []
     backward = Trainer.backward
     monkeypatch.setattr(Trainer, "backward", lambda self, part: calls.append(len(part.masks)) or backward(self, part))
