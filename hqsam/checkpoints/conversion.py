@@ -64,7 +64,7 @@ def convert_checkpoint(
     encoder: str | PathLike[str] | None = None,
     lora: str | PathLike[str] | None = None,
     interpolate: str | PathLike[str] | None = None,
-    share: float = 0.5,
+    share: float | None = None,
     part: Selection = "all",
     dtype: torch.dtype | None = None,
     metadata: Mapping[str, str] | None = None,
@@ -84,10 +84,10 @@ def convert_checkpoint(
         head: a file with an HQ head or an HQ mask decoder to put into `src`, over what is there.
         encoder: a file with an image encoder alone (timm's names) to put into `src`, over what is there.
         lora: an encoder adapter to merge into the encoder that it was trained for.
-        interpolate: another file of such a model, or of its HQ head: the weights of the parts that both have are moved
-            towards those of this file (WiSE-FT, Wortsman et al., CVPR 2022, equation 1). What is stated about the
-            result (`metadata`) is what `src` states.
-        share: how far, 0 (not at all) to 1 (its weights).
+        interpolate: another file of such a model, or of parts of it: the weights of the parts that both have are moved
+            towards those of this file (WiSE-FT, Wortsman et al., CVPR 2022, equation 1). What this file states about
+            itself (`metadata`) does not go into the result.
+        share: how far, 0 (not at all) to 1 (its weights); None: 0.5.
         part: as in `save_checkpoint`.
         dtype: as in `save_checkpoint`.
         metadata: as in `save_checkpoint`; entries of the source files are kept where `dst` can carry them.
@@ -98,12 +98,14 @@ def convert_checkpoint(
 
     Raises:
         CheckpointError: a file cannot be read or written or is incomplete, `head`, `encoder` or `interpolate` is not
-            one for this model, `share` is out of range, or `to` or `part` asks for what is not there.
+            one for this model, `share` is out of range or without a file, or `to` or `part` asks for what is not there.
     """
     path = destination(dst, metadata, dtype)
     require_selection(part)
     if to not in get_args(Format):
         raise CheckpointError(f"to must be one of {', '.join(map(repr, get_args(Format)))}, got {to!r}")
+    if share is not None and interpolate is None:
+        raise CheckpointError(f"share={share} is of the file that interpolate names, and there is none")
     source = open_checkpoint(src)
     require_complete(source)
     require_no_adapter(source.info)
@@ -111,9 +113,10 @@ def convert_checkpoint(
     if lora is not None:
         official = merged_tensors(official, lora)
     if interpolate is not None:
-        official = interpolated_tensors(official, head_kind, interpolate, share)
+        way = 0.5 if share is None else share
+        official = interpolated_tensors(official, interpolate, way, head=head_kind, dtype=dtype)
     if any(given is not None for given in (lora, encoder, interpolate)) and "score" in parts_in(official):
-        logger.warning("the score head of %s is left out: it knows the masks of other weights", src)
+        logger.warning("%s gets no score head: the one there is knows the masks of other weights", path)
         official = {name: tensor for name, tensor in official.items() if not is_score(name)}
     official = select(official, part)
     if not official:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hqsam.checkpoints.formats import open_checkpoint, require_no_adapter
-from hqsam.checkpoints.official import listing
+from hqsam.checkpoints.official import Part, listing
 from hqsam.checkpoints.skeleton import require_complete
 from hqsam.checkpoints.state import parts_of
 from hqsam.errors import CheckpointError
@@ -17,7 +17,12 @@ from hqsam.models import head_title
 
 
 def interpolated_tensors(
-    official: Mapping[str, Tensor], head: str | None, path: str | PathLike[str], share: float
+    official: Mapping[str, Tensor],
+    path: str | PathLike[str],
+    share: float,
+    *,
+    head: str | None,
+    dtype: torch.dtype | None = None,
 ) -> dict[str, Tensor]:
     """The tensors of a model moved towards those of a file, in each part (encoder, HQ head, ...) that both have.
 
@@ -27,12 +32,13 @@ def interpolated_tensors(
 
     Args:
         official: official name -> tensor.
-        head: kind of the HQ head in it, None without one.
-        path: another file of such a model, or of a part of it.
+        path: another file of such a model, or of parts of it.
         share: of the file, 0 to 1; 0 changes nothing.
+        head: kind of the HQ head in `official`, None without one.
+        dtype: number type of what is moved; None: that of each tensor.
 
     Returns:
-        A new dictionary; sums are made in float32 at least and stored in the weights' own type.
+        A new dictionary; sums are made in float32 at least.
 
     Raises:
         CheckpointError: the file is no such model or incomplete, or the two have no part in common.
@@ -48,18 +54,25 @@ def interpolated_tensors(
         raise CheckpointError(f"{path} is {other.info.title}: no part of it is in the model to be moved towards it")
     if "head" in shared and other.info.head != head:
         raise CheckpointError(f"{path} has {head_title(str(other.info.head))}, the model {head_title(str(head))}")
-    own = {name for name, part in own_parts.items() if part in shared}
-    theirs = {name for name, part in other_parts.items() if part in shared}
+    own = _moving(own_parts, shared)
+    theirs = _moving(other_parts, shared)
     common = own & theirs
     wrong = sorted(own ^ theirs) + sorted(n for n in common if official[n].shape != other.official[n].shape)
     if wrong:
         raise CheckpointError(f"{path} is {other.info.title}, which does not fit the model: {listing(wrong)}")
-    moved = {name: _between(official[name], other.official[name], share) for name in common}
+    moved = {name: _between(official[name], other.official[name], share, dtype) for name in common}
     return {name: moved.get(name, tensor) for name, tensor in official.items()}
 
 
-def _between(start: Tensor, end: Tensor, share: float) -> Tensor:
-    if not start.is_floating_point():
+def _moving(parts: Mapping[str, Part], shared: set[Part]) -> set[str]:
+    """Names in the parts that move, without the counters of batch norms, which files may lack."""
+    return {name for name, part in parts.items() if part in shared and not name.endswith("num_batches_tracked")}
+
+
+def _between(start: Tensor, end: Tensor, share: float, dtype: torch.dtype | None) -> Tensor:
+    if share == 0 or not start.is_floating_point():
         return start
     exact = torch.promote_types(torch.promote_types(start.dtype, end.dtype), torch.float32)
-    return torch.lerp(start.to(exact), end.to(exact), share).to(start.dtype)
+    a, b = start.to(exact), end.to(exact)
+    # where both are equal the sum may still differ: -0 becomes 0, infinity no number
+    return torch.where(a == b, a, torch.lerp(a, b, share)).to(dtype or start.dtype)

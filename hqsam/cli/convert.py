@@ -23,7 +23,10 @@ Interpolate = Annotated[
     Path | None,
     typer.Option("--interpolate", metavar="FILE", help="Checkpoint towards whose weights those of SRC are moved."),
 ]
-Share = Annotated[float, typer.Option("--share", min=0, max=1, help="How far: the share of that file's weights.")]
+Share = Annotated[
+    float | None,
+    typer.Option("--share", min=0, max=1, help="How far: the share of that file's weights; 0.5 by default."),
+]
 RecommendedScore = Annotated[
     Literal["sam", "own", "own_boundary"] | None,
     typer.Option("--recommended-score", help="The same for the score, where DST has a score head."),
@@ -55,7 +58,7 @@ def convert(
         Path | None, typer.Option("--lora", metavar="FILE", help="Encoder adapter of a training run to merge into SRC.")
     ] = None,
     interpolate: Interpolate = None,
-    share: Share = 0.5,
+    share: Share = None,
     part: Annotated[
         Literal["all", "hq", "hq_decoder", "sam"],
         typer.Option("--part", help="What to keep: all, the HQ head, that and SAM's mask decoder, or plain SAM."),

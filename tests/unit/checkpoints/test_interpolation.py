@@ -16,12 +16,17 @@ from hqsam.checkpoints import (
     read_tensors,
     save_checkpoint,
 )
+from hqsam.cli import main
 from hqsam.models import Sam
 from hqsam.registry import create_model
 
 Build = Callable[..., Sam]
 HEAD = "mask_decoder.hf_token.weight"
 TRUNK = "mask_decoder.mask_tokens.weight"
+
+
+def bits(path: Path) -> dict[str, bytes]:
+    return {name: tensor.numpy().tobytes() for name, tensor in read_tensors(path).items()}
 
 
 @pytest.fixture
@@ -61,9 +66,52 @@ def test_a_head_is_moved_towards_that_of_a_whole_model(after: Path, build: Build
     assert all(torch.equal(tensor, b[name]) for name, tensor in out.items())
 
 
-def test_what_is_equal_stays_as_it_is_to_the_bit(before: Path, tmp_path: Path) -> None:
-    info = convert_checkpoint(before, tmp_path / "out.safetensors", interpolate=before, share=0.3)
-    assert all(torch.equal(tensor, read_tensors(before)[name]) for name, tensor in read_tensors(info.path).items())
+def test_what_is_equal_stays_as_it_is_to_the_bit(build: Build, tmp_path: Path) -> None:
+    model = build("hq_test_tiny")
+    official_state_dict(model)[HEAD].view(-1)[:3] = torch.tensor([-0.0, torch.inf, -torch.inf])  # shares memory
+    before = save_checkpoint(model, tmp_path / "before.safetensors").path
+    out = convert_checkpoint(before, tmp_path / "out.safetensors", interpolate=before, share=0.3).path
+    assert bits(before) == bits(out)
+
+
+def test_no_share_changes_nothing(before: Path, after: Path, tmp_path: Path) -> None:
+    out = convert_checkpoint(before, tmp_path / "out.safetensors", interpolate=after, share=0).path
+    assert bits(before) == bits(out)
+
+
+def test_counters_that_a_file_lacks_do_not_matter(before: Path, after: Path, tmp_path: Path) -> None:
+    tensors = {n: t for n, t in read_tensors(after).items() if not n.endswith("num_batches_tracked")}
+    torch.save(tensors, tmp_path / "fewer.pth")
+    whole = convert_checkpoint(before, tmp_path / "whole.safetensors", interpolate=after).path
+    fewer = convert_checkpoint(before, tmp_path / "fewer.safetensors", interpolate=tmp_path / "fewer.pth").path
+    assert len(tensors) < len(read_tensors(after))
+    assert bits(whole) == bits(fewer)
+    turned = convert_checkpoint(tmp_path / "fewer.pth", tmp_path / "turned.pth", interpolate=before).path
+    assert torch.allclose(read_tensors(turned)[TRUNK], read_tensors(whole)[TRUNK], atol=1e-6)
+
+
+def test_a_file_that_is_not_whole_is_refused(before: Path, after: Path, tmp_path: Path) -> None:
+    tensors = read_tensors(after)
+    del tensors[TRUNK]
+    torch.save(tensors, tmp_path / "part.pth")
+    with pytest.raises(CheckpointError, match=r"part\.pth"):
+        convert_checkpoint(before, tmp_path / "out.pth", interpolate=tmp_path / "part.pth")
+
+
+def test_a_head_that_is_put_in_is_what_moves(before: Path, after: Path, build: Build, tmp_path: Path) -> None:
+    head = save_checkpoint(build("hq_test_tiny", seed=3), tmp_path / "head.safetensors", part="hq").path
+    out = convert_checkpoint(before, tmp_path / "out.safetensors", head=head, interpolate=after, share=0.25).path
+    expected = 0.75 * read_tensors(head)[HEAD] + 0.25 * read_tensors(after)[HEAD]
+    assert torch.allclose(read_tensors(out)[HEAD], expected, atol=1e-6)
+
+
+def test_the_command(before: Path, after: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.safetensors"
+    assert main(["convert", str(before), str(out), "--interpolate", str(after), "--share", "0.25"]) == 0
+    expected = 0.75 * read_tensors(before)[HEAD] + 0.25 * read_tensors(after)[HEAD]
+    assert torch.allclose(read_tensors(out)[HEAD], expected, atol=1e-6)
+    assert main(["convert", str(before), str(out), "--share", "0.25"]) == 2
+    assert "interpolate" in capsys.readouterr().err
 
 
 def test_half_precision_is_averaged_in_full(before: Path, after: Path, tmp_path: Path) -> None:
@@ -72,6 +120,9 @@ def test_half_precision_is_averaged_in_full(before: Path, after: Path, tmp_path:
     exact = (read_tensors(half)[HEAD].float() + read_tensors(after)[HEAD]) / 2
     assert out[HEAD].dtype == torch.float16
     assert torch.equal(out[HEAD], exact.half())
+    full = convert_checkpoint(half, tmp_path / "full.safetensors", interpolate=after, dtype=torch.float32).path
+    assert torch.allclose(read_tensors(full)[HEAD], exact, rtol=1e-6, atol=1e-8)
+    assert not torch.equal(read_tensors(full)[HEAD], exact.half().float())
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
