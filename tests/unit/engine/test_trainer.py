@@ -28,6 +28,7 @@ from hqsam.engine.trainer import NonFiniteLossError, StepRecorder, Trainer, _Pen
 from hqsam.engine.training import trained_parts
 from hqsam.losses import select_points
 from hqsam.models import Sam, ScoreHead
+from hqsam.models.drop_path import drop_paths
 from hqsam.registry import create_model
 from hqsam.types import Prompts
 from tests.helpers import fill_parameters
@@ -155,6 +156,10 @@ def test_a_step_image_by_image_is_the_step_of_the_batch(
     model.set_trained(trained_parts(config, has_hq=True))
     if config.model.drop_path:
         model.image_encoder.set_drop_path(config.model.drop_path)
+        rates = torch.tensor([path.rate for path in drop_paths(model.image_encoder)])
+        batch = replace(batch, path_draws=torch.rand(3, len(rates), generator=torch.Generator().manual_seed(1)))
+        dropped = batch.path_draws[:, rates > 0] < rates[rates > 0]
+        assert dropped.any() and not dropped.all()
     model.train()
     monkeypatch.setattr("hqsam.engine.objective._LARGE_IMAGE", SIZE)
     one, other = (make_trainer(copy.deepcopy(model), f"model.trained={trained}", *options) for _ in range(2))
