@@ -14,7 +14,16 @@ from typing import Any
 
 from hqsam.checkpoints import atomic_path
 from hqsam.data import ImageRecord
-from hqsam.data.check import KINDS, Finding, OpenedSet, VerdictCache, check_records, default_cache_folder
+from hqsam.data.check import (
+    KINDS,
+    Finding,
+    Hashes,
+    OpenedSet,
+    VerdictCache,
+    check_records,
+    default_cache_folder,
+    same_photos,
+)
 from hqsam.data.folders import FolderDefect, collecting_defects
 from hqsam.engine.distributed import World, from_main
 from hqsam.engine.terminal import progress_bar, terminal
@@ -70,11 +79,13 @@ def checked_records(config: TrainConfig, world: World) -> RunRecords:
         with progress_bar(visible=world.is_main and terminal().is_terminal) as bar:
             task = bar.add_task("data check", total=total)
             cache = VerdictCache(default_cache_folder() if world.is_main else None)
-            for part in sets:
-                look = _Look(part, data.workers, cache, lambda count: bar.advance(task, count))
+            looks = [_Look(part, data.workers, cache, lambda count: bar.advance(task, count)) for part in sets]
+            for part, look in zip(sets, looks, strict=True):
                 for first in range(0, from_main(look.count, world), _AT_ONCE):
                     defects[part.name] += from_main(functools.partial(look.errors, first), world)
         logger.info("data check: %d images in %.1f s", total, time.perf_counter() - start)
+        if world.is_main and len(looks) > 1:
+            _warn_of_overlap(*looks)
     found = [(name, finding) for name, findings in defects.items() for finding in findings]
     if found and not skip:
         raise DataError(_describe([finding for _, finding in found]))
@@ -102,6 +113,8 @@ class _Look:
     workers: int
     cache: VerdictCache
     advance: Callable[[int], None]
+    hashes: list[Hashes | None] = dataclasses.field(default_factory=list)
+    """Of the images looked at so far, in the process that looks."""
 
     def count(self) -> int:
         """Number of images."""
@@ -116,7 +129,21 @@ class _Look:
             cache=self.cache,
             advance=self.advance,
         )
+        self.hashes.extend(verdict.hashes for verdict in verdicts)
         return [finding for verdict in verdicts for finding in verdict.errors]
+
+
+def _warn_of_overlap(train: _Look, val: _Look) -> None:
+    """Say which photographs are both trained on and held out; two names, a copy or a mirror image do not hide them."""
+    pairs = list(same_photos(train.hashes, val.hashes))
+    if pairs:
+        logger.warning(
+            "photographs of data.val that are trained on: %d, such as %s, which is %s in data.train. Validation will "
+            "say too much; `hqsam check-data CONFIG` lists them, and data.exclude_files leaves files out of training",
+            len({pair.second for pair in pairs}),
+            val.part.records[pairs[0].second].image.name,
+            train.part.records[pairs[0].first].image.name,
+        )
 
 
 def without_defects(records: Sequence[ImageRecord], defects: Sequence[Finding]) -> list[ImageRecord]:

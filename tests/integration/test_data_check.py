@@ -64,6 +64,19 @@ def test_validation_data_are_checked_too(tmp_path: Path) -> None:
     assert len(run.records.val) == 4 and run.records.skipped[0]["part"] == "val"
 
 
+def test_a_photograph_that_is_trained_on_and_held_out_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data, others = draw_data(tmp_path / "shapes", count=3), draw_data(tmp_path / "others", count=3, seed=1)
+    open_run(make_config(data, tmp_path / "run", f"data.val=[{others}]"))
+    assert "that are trained on" not in caplog.text
+    for part in ("images", "masks"):  # under another name, smaller, and mirrored
+        with Image.open(data / part / "01.png") as picture:
+            turned = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            turned.resize((turned.width * 3 // 4, turned.height * 3 // 4)).save(others / part / "copy.png")
+    open_run(make_config(data, tmp_path / "run", f"data.val=[{others}]"))
+    (warning,) = [record.getMessage() for record in caplog.records if "that are trained on" in record.getMessage()]
+    assert "trained on: 1, such as copy.png, which is 01.png in data.train" in warning
+
+
 def test_without_the_check_a_run_starts(tmp_path: Path) -> None:
     defective_data(tmp_path / "shapes", "empty mask")
     assert len(open_run(make_config(tmp_path / "shapes", tmp_path / "run", "data.check=off")).data.plain) == 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hqsam.data.check.cache import VerdictCache, default_cache_folder
 from hqsam.data.check.findings import KINDS, Finding, Kind, Verdict
 from hqsam.data.check.inspection import inspect_record
-from hqsam.data.check.photo_hash import photo_hashes, same_photos
+from hqsam.data.check.photo_hash import Hashes, photo_hashes, same_photos
 from hqsam.data.check.report import DataReport, OpenedSet, SetReport, check_sets
 from hqsam.data.check.running import check_records
 
@@ -13,6 +13,7 @@ __all__ = [
     "KINDS",
     "DataReport",
     "Finding",
+    "Hashes",
     "Kind",
     "OpenedSet",
     "SetReport",
