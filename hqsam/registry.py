@@ -15,7 +15,7 @@ from typing import Literal
 
 import torch
 
-from hqsam.checkpoints import CheckpointInfo, load_checkpoint
+from hqsam.checkpoints import CheckpointError, CheckpointInfo, load_checkpoint
 from hqsam.checkpoints.reading import known_head, known_image_size, read_strings
 from hqsam.hub import PUBLISHED, fetch_weights
 from hqsam.models import (
@@ -148,7 +148,8 @@ def create_model(
     Raises:
         ValueError: unknown name, tag or head, a tagged name with a checkpoint, a head for a plain SAM, or an impossible
             `image_size`.
-        CheckpointError: the file cannot be read or downloaded, does not fit, or recommends what is unknown.
+        CheckpointError: the file cannot be read or downloaded, does not fit, lacks the encoder, or recommends what is
+            unknown.
 
     Example:
         >>> model = create_model("hq_vit_tiny.embedded")  # doctest: +SKIP
@@ -200,6 +201,12 @@ def load_by_name(
         info = _load_embedded(model, spec, fresh_hq_head=fresh_hq_head)
     elif checkpoint is not None:
         info = load_checkpoint(model, checkpoint, fresh_hq_head=fresh_hq_head)
+        if not info.has_sam:
+            raise CheckpointError(
+                f"{info.path} is {info.title}: it lacks SAM's image encoder, which would stay random here; join it "
+                "with SAM's file (`hqsam convert SAM_FILE OUT --head HEAD_FILE`), or load both into a new model: "
+                "load_checkpoint(create_model(NAME), SAM_FILE, head=HEAD_FILE)"
+            )
     chosen = _choose_device(device)
     return model.to(device=chosen, dtype=_choose_dtype(dtype, chosen)), info
 

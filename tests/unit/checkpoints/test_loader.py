@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -15,10 +16,11 @@ from hqsam.checkpoints import (
     load_checkpoint,
     load_trained_state_dict,
     official_state_dict,
+    save_checkpoint,
 )
 from hqsam.checkpoints.reading import TensorFile
 from hqsam.models import Sam
-from hqsam.registry import build_model, model_spec
+from hqsam.registry import build_model, create_model, model_spec
 from tests.helpers import fill_parameters
 
 Layouts = dict[str, tuple[str, dict[str, Tensor]]]
@@ -237,6 +239,15 @@ def test_a_head_over_random_weights_is_told(
 ) -> None:
     load_checkpoint(build("hq_test_vit"), in_memory(layouts["hq_head/vit"][1]))  # type: ignore[arg-type]
     assert "SAM's own weights were not loaded from any file yet" in caplog.text
+
+
+@pytest.mark.parametrize("part", ["hq", "hq_decoder"])
+def test_a_model_is_not_built_from_a_head_and_random_weights(
+    part: Literal["hq", "hq_decoder"], tmp_path: Path, build: Build
+) -> None:
+    file = save_checkpoint(build("hq_test_vit"), tmp_path / "part.safetensors", part=part).path
+    with pytest.raises(CheckpointError, match=r"lacks SAM's image encoder.*hqsam convert SAM_FILE OUT --head"):
+        create_model("hq_test_vit", file)
 
 
 @pytest.mark.parametrize(
