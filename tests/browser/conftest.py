@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from hqsam.models import Sam
 from hqsam.registry import create_model
 from tests.helpers import ROOT
 
@@ -30,7 +31,7 @@ class Served:
         service: what is behind it.
     """
 
-    def __init__(self, folder: Path, out: Path, model: Any, runtime: Path | None) -> None:
+    def __init__(self, folder: Path, out: Path, model: Sam, runtime: Path | None) -> None:
         import uvicorn
 
         from hqsam.serve.app import create_app
@@ -62,10 +63,10 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Se
     folder = tmp_path_factory.mktemp("pictures")
     for name in SAMPLES:
         shutil.copy(ROOT / "data" / "samples" / name, folder)
-    model = create_model("hq_vit_tiny.embedded", device="cpu").eval()
+    embedded = create_model("hq_vit_tiny.embedded", device="cpu").eval()
     running: list[Served] = []
 
-    def start(runtime: Path | None = None) -> Served:
+    def start(runtime: Path | None = None, model: Sam = embedded) -> Served:
         running.append(Served(folder, tmp_path_factory.mktemp("annotations"), model, runtime))
         return running[-1]
 
@@ -80,6 +81,8 @@ def chromium() -> Iterator[Any]:
     if CHROMIUM is None:
         pytest.skip("needs a Chromium")
     with playwright.sync_playwright() as program:
-        browser = program.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        # a graphics card in software, which a page has to ask for by name: it never chooses one by itself
+        webgpu = ["--enable-unsafe-webgpu", "--enable-unsafe-swiftshader"]
+        browser = program.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *webgpu])
         yield browser
         browser.close()

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from hqsam.registry import create_model
 from hqsam.rle import decode_rle, encode_rle
 from tests.browser.conftest import RUNTIME, Served
 from tests.browser.screen import Screen
+from tests.helpers import fill_parameters
 
 pytestmark = pytest.mark.slow
 
@@ -311,3 +313,28 @@ def test_decoder_in_the_browser_gives_the_servers_masks(chromium: Any, with_runt
                         # embeddings travel in half precision: a few pixels of the edge
                         assert (one != two).sum() <= 2e-3 * one.size, (fusion, multimask)
                         assert mine["score"] == pytest.approx(its["score"], abs=5e-3)
+
+
+def test_webgpu_gives_the_servers_masks(chromium: Any, serve: Callable[..., Served]) -> None:
+    """With a small model: here the graphics card is imitated by the processor, thousands of times slower."""
+    if RUNTIME is None:
+        pytest.skip("needs HQSAM_ORT_WEB, a folder that onnxruntime-web was installed into")
+    pytest.importorskip("onnxscript")
+    model = create_model("hq_test_tiny", device="cpu")
+    fill_parameters(model, seed=1)
+    model.head_state = "trained"
+    small = serve(Path(RUNTIME), model)
+    for screen in tab(chromium, f"{small.url}?decoder=webgpu"):
+        if not screen.js("(async () => Boolean(await navigator.gpu?.requestAdapter()))()"):
+            pytest.skip("needs a Chromium with WebGPU")
+        wait_for_decoder(screen)
+        screen.open("coffee.jpg")
+        screen.click(290, 60)
+        screen.settle()
+        assert screen.page.inner_text("#answered").startswith("browser (WebGPU)")
+        for points, box, fusion in (([[290, 60, 1], [20, 20, 0]], None, "sum"), ([], list(CUP), "hq")):
+            source, here, there = screen.js(COMPARE, [points, box, fusion, False])
+            assert source == "browser"
+            one, two = decode_rle(here[0]["rle"]), decode_rle(there[0]["rle"])
+            assert 0 < two.sum() < two.size and (one != two).sum() <= 2e-3 * one.size
+            assert here[0]["score"] == pytest.approx(there[0]["score"], abs=5e-3)
