@@ -39,7 +39,8 @@ embedded: export HQSAM_DATA := $(if $(HQSAM_DATA),$(HQSAM_DATA),../shared/data)
 embedded: $(STAMP)
 	$(BIN)/python train.py configs/train/hq_vit_tiny_embedded.yaml
 	$(BIN)/python train.py configs/train/hq_vit_tiny_embedded_2.yaml
-	$(BIN)/hqsam convert runs/hq_vit_tiny_embedded_2/model.safetensors hqsam/assets/hq_head.safetensors --part hq --dtype float16 --recommended-refine again
+	$(BIN)/python train.py configs/train/hq_vit_tiny_embedded_3.yaml
+	$(BIN)/hqsam convert runs/hq_vit_tiny_embedded_3/model.safetensors hqsam/assets/hq_head.safetensors --part hq --dtype float16 --recommended-refine again
 
 lock: $(STAMP)
 	$(BIN)/python requirements/freeze.py > requirements/lock.txt.tmp

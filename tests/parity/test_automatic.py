@@ -71,7 +71,9 @@ def compare(theirs: list[Record], ours: list[Record], thresholds: tuple[float, f
         assert actual["crop_box"] == expected["crop_box"]
         np.testing.assert_allclose(actual["point_coords"], expected["point_coords"], atol=1e-9)
         assert actual["predicted_iou"] == pytest.approx(expected["predicted_iou"], abs=1e-4)
-        assert actual["stability_score"] == pytest.approx(expected["stability_score"], abs=rounding)
+        # or one pixel of a small mask: of 911 above the lower logit, one is 6e-5 above it here and 6e-5 below it there
+        one_pixel = 1 / max(1, expected["area"])
+        assert actual["stability_score"] == pytest.approx(expected["stability_score"], abs=max(rounding, one_pixel))
     return left_out
 
 
