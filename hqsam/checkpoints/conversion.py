@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Literal, get_args
@@ -53,6 +53,8 @@ _NEEDS: Mapping[Part, str] = {
     "head": "HQ head",
 }
 """A score head is never needed."""
+_OF_A_RUN = ("step", "val_mbiou")
+"""What a training run states about its own weights, and is not true of others."""
 
 
 def convert_checkpoint(
@@ -112,22 +114,20 @@ def convert_checkpoint(
     official, kept, head_kind = _merged(source, _additions(source, head=head, encoder=encoder))
     if lora is not None:
         official = merged_tensors(official, lora)
+    way = 0.5 if share is None else share
     if interpolate is not None:
-        way = 0.5 if share is None else share
         official = interpolated_tensors(official, interpolate, way, head=head_kind, dtype=dtype)
-    if any(given is not None for given in (lora, encoder, interpolate)) and "score" in parts_in(official):
+    is_moved = interpolate is not None and way > 0
+    if (is_moved or lora is not None or encoder is not None) and "score" in parts_in(official):
         logger.warning("%s gets no score head: the one there is knows the masks of other weights", path)
         official = {name: tensor for name, tensor in official.items() if not is_score(name)}
     official = select(official, part)
     if not official:
         raise CheckpointError(f"{src} is {source.info.title}; it has no tensors for part={part!r}")
     official = _only(official, to, f"{src} is {source.info.title}")
-    if "head" not in parts_in(official):
-        kept = {key: text for key, text in kept.items() if key not in RECOMMENDATIONS}
-    elif head_kind not in (None, FULL_HEAD) and to not in ("official", "hq_head"):
+    if "head" in parts_in(official) and head_kind not in (None, FULL_HEAD) and to not in ("official", "hq_head"):
         raise not_published(str(head_kind), f"{path} as {to!r}")
-    if "score" not in parts_in(official):
-        kept.pop(RECOMMENDED_SCORE, None)
+    kept = _still_true(kept, parts_in(official), is_moved=is_moved)
     carried = {**kept, **(metadata or {})} if path.suffix == ".safetensors" else None
     options = {"dtype": dtype, "metadata": carried, "include_unused_head": include_unused_head}
     naming = _NAMING.get(to, "official")
@@ -169,6 +169,16 @@ def _merged(source: Checkpoint, extras: list[Checkpoint]) -> tuple[dict[str, Ten
         official |= extra.official
         kept |= _kept(extra)
     return official, kept, head
+
+
+def _still_true(kept: Mapping[str, str], parts: Collection[Part], *, is_moved: bool) -> dict[str, str]:
+    """Of what files said, what holds for weights that were moved and for the parts that are left."""
+    untrue = set(_OF_A_RUN) if is_moved else set()
+    if "head" not in parts:
+        untrue |= set(RECOMMENDATIONS)
+    if "score" not in parts:
+        untrue.add(RECOMMENDED_SCORE)
+    return {key: text for key, text in kept.items() if key not in untrue}
 
 
 def _kept(file: Checkpoint) -> dict[str, str]:

@@ -66,6 +66,15 @@ def test_a_head_is_moved_towards_that_of_a_whole_model(after: Path, build: Build
     assert all(torch.equal(tensor, b[name]) for name, tensor in out.items())
 
 
+def test_what_a_run_states_about_its_weights_goes_with_them(build: Build, after: Path, tmp_path: Path) -> None:
+    strings = {"step": "40", "val_mbiou": "70.123", "note": "x"}
+    before = save_checkpoint(build("hq_test_tiny"), tmp_path / "before.safetensors", metadata=strings).path
+    moved = convert_checkpoint(before, tmp_path / "moved.safetensors", interpolate=after, share=0.5)
+    assert moved.metadata["note"] == "x" and not {"step", "val_mbiou"} & set(moved.metadata)
+    stayed = convert_checkpoint(before, tmp_path / "stayed.safetensors", interpolate=after, share=0)
+    assert strings.items() <= stayed.metadata.items()
+
+
 def test_what_is_equal_stays_as_it_is_to_the_bit(build: Build, tmp_path: Path) -> None:
     model = build("hq_test_tiny")
     official_state_dict(model)[HEAD].view(-1)[:3] = torch.tensor([-0.0, torch.inf, -torch.inf])  # shares memory
