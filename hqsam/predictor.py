@@ -216,9 +216,9 @@ class SamPredictor:
             fusion: "sum" (default of HQ models), "hq", or "sam" for exactly plain SAM.
             candidates: "all" with `multimask_output` returns each of SAM's three masks fused with HQ's.
             refine: "again" asks once more with the first answer as the mask prompt, and returns logits and scores of
-                the second. "zoom" looks again at the part of the image around each object that fills little of it;
-                the returned logits and scores are those before. "again+zoom" does one after the other, "none" neither.
-                None is the model's default where HQ takes part and a prompt gets one mask, else "none".
+                the second; an empty sum is SAM's mask. "zoom" looks again at the part of the image around each object
+                that fills little of it; logits and scores are those before. "again+zoom" does one after the other,
+                "none" neither. None: the model's default where HQ takes part and a prompt gets one mask, else "none".
             score: "sam" is SAM's predicted IoU of SAM's mask; "own" and "own_boundary" are the predicted IoU and
                 boundary IoU of the mask that is returned, from the model's score head. None is the model's default.
             heed_clicks: where a point is not heeded by the mask with HQ and is by SAM's own, give the region around it

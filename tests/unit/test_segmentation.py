@@ -181,6 +181,30 @@ def test_asked_again_in_the_place_of_a_mask_prompt_unless_the_answer_is_empty():
         asked_again(prompts, answers.expand(-1, 2, -1, -1))
 
 
+def test_asked_again_an_empty_sum_is_sams_mask(images, monkeypatch):
+    """Of an object of a few pixels HQ may see nothing: then both looks are SAM's. HQ alone says what it says."""
+    predictor = make_predictor()
+    predictor.set_image(images[0])
+    options = {"box": BOX, "multimask_output": False}
+    sam, _, sam_logits = predictor.predict(fusion="sam", refine="again", **options)
+    assert sam.any()
+    decode = predictor.model.decode
+
+    def doubting(*args, **kwargs):
+        output = decode(*args, **kwargs)
+        return output if output.hq_logits is None else output._replace(hq_logits=output.hq_logits - 1e4)
+
+    monkeypatch.setattr(predictor.model, "decode", doubting)
+    assert not predictor.predict(fusion="sum", refine="none", **options)[0].any()
+    assert not predictor.predict(fusion="hq", refine="again", **options)[0].any()
+    masks, _, logits = predictor.predict(fusion="sum", refine="again", **options)
+    # SAM's mask beside an HQ token, nearly that of plain SAM
+    assert (masks & sam).sum() > 0.9 * (masks | sam).sum()
+    assert np.corrcoef(logits.ravel(), sam_logits.ravel())[0, 1] > 0.99
+    together = predictor.segment([images[0]], [[Prompt(box=BOX)] * 2], multimask_output=False, refine="again")[0]
+    assert np.array_equal(together.masks[1], masks)
+
+
 def test_what_cannot_be_refined(predictor, images):
     predictor.set_image(images[0])
     for options in ({"candidates": "all"}, {"fusion": "sam"}):
