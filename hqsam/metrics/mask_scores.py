@@ -37,6 +37,7 @@ class MaskRecord:
         prompt: which prompt, "box" for instance.
         miou: column -> mask IoU.
         mbiou: column -> boundary IoU.
+        pixels: of the true mask; None where a file of before does not say.
     """
 
     set: str
@@ -45,6 +46,7 @@ class MaskRecord:
     prompt: str
     miou: dict[str, float]
     mbiou: dict[str, float]
+    pixels: int | None = None
 
     @property
     def key(self) -> tuple[str, str, int, str]:
@@ -71,7 +73,8 @@ def score_masks(sample: MaskSample, dilation_ratio: float = DILATION_RATIO) -> M
             target_ring = boundary_region(sample.target, dilation_ratio)
         miou[column] = mask_iou(pred, sample.target)
         mbiou[column] = mask_iou(boundary_region(pred, dilation_ratio), target_ring)
-    return MaskRecord(sample.set, sample.image, sample.object, sample.prompt, miou, mbiou)
+    pixels = int(np.count_nonzero(sample.target))
+    return MaskRecord(sample.set, sample.image, sample.object, sample.prompt, miou, mbiou, pixels)
 
 
 class MaskScores:

@@ -22,13 +22,15 @@ from hqsam.engine.evaluation.task import Outcome, ScorePool
 from hqsam.errors import DataError
 from hqsam.images import read_image
 from hqsam.metrics import MaskRecord, MaskSample, MaskScores, score_masks
-from hqsam.metrics.evaluator import mean_of_sets
+from hqsam.metrics.evaluator import SetScores, mean_of_sets
 from hqsam.metrics.mask_scores import mean_of_records
 from hqsam.models import Sam
 from hqsam.segmentation import GPU_BATCH
 
 logger = logging.getLogger(__name__)
 
+CRUMB = 10
+"""Objects of fewer pixels are a slice of their own."""
 _VERSIONS = ("hqsam", "torch", "timm", "numpy", "opencv-python")
 
 LoadedImage = tuple[NDArray[np.uint8], list[NDArray[np.uint8]]]
@@ -121,8 +123,18 @@ class MaskTask:
         ordered = scores.state()
         thin_records = [record for record in ordered if (record.set, record.image, record.object) in thin]
         slices = {f"thin >= {THIN}": mean_of_records(thin_records)} if thin_records else {}
+        slices |= crumb_slices(ordered)
         protocol = {**self.describe(), "objects_left_out": len(left_out)}
         return EvalResult(sets, mean_of_sets(sets), protocol, slices, ordered)
+
+
+def crumb_slices(records: Sequence[MaskRecord]) -> dict[str, SetScores]:
+    """The objects that are not tiny, and those that are, where some are: of a pixel or two an IoU says little."""
+    crumbs = [record for record in records if record.pixels is not None and record.pixels < CRUMB]
+    if not crumbs or len(crumbs) == len(records):
+        return {}
+    large = [record for record in records if record.pixels is None or record.pixels >= CRUMB]
+    return {f"pixels >= {CRUMB}": mean_of_records(large), f"pixels < {CRUMB}": mean_of_records(crumbs)}
 
 
 def evaluate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hqsam.data import ImageRecord, ObjectRecord
+from hqsam.engine.evaluation.masks import crumb_slices
 from hqsam.engine.evaluation.pictures import rank_cases
 from hqsam.engine.evaluation.plan import is_thin, plan_items, shard
 from hqsam.errors import DataError
@@ -71,6 +73,15 @@ def test_thin(thin: float | None, expected: bool) -> None:
 
 def scores(k: int, **mbiou: float) -> MaskRecord:
     return MaskRecord("x", "a.jpg", k, "box", mbiou, mbiou)
+
+
+def test_objects_of_a_few_pixels_are_a_slice_of_their_own() -> None:
+    tiny, small, unknown = (replace(scores(k, sam=k / 4), pixels=n) for k, n in ((0, 9), (2, 10), (4, None)))
+    assert crumb_slices([tiny, small, unknown]) == {
+        "pixels >= 10": {"sam": {"miou": 75.0, "mbiou": 75.0, "n": 2}},
+        "pixels < 10": {"sam": {"miou": 0.0, "mbiou": 0.0, "n": 1}},
+    }
+    assert crumb_slices([small, unknown]) == crumb_slices([tiny]) == {}
 
 
 def test_ranking_by_the_best_column() -> None:

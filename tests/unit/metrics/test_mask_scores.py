@@ -89,7 +89,7 @@ def test_nothing_gives_nothing() -> None:
 def test_record_is_json() -> None:
     record = scored(samples(1)).state()[0]
     line = json.loads(json.dumps(record.as_dict()))
-    assert set(line) == {"set", "image", "object", "prompt", "miou", "mbiou"}
+    assert set(line) == {"set", "image", "object", "prompt", "miou", "mbiou", "pixels"}
     assert MaskRecord(**line) == record
 
 
