@@ -283,7 +283,7 @@ def test_run_folder(tmp_path: Path, pack: Path, weights: Path, capsys: pytest.Ca
     assert protocol["model"]["name"] == "hq_test_vit" and protocol["model"]["checkpoint"] == str(weights)
     lines = [json.loads(line) for line in (run / "records.jsonl").read_text().splitlines()]
     assert len(lines) == 8
-    assert set(lines[0]) == {"set", "image", "object", "prompt", "miou", "mbiou"}
+    assert set(lines[0]) == {"set", "image", "object", "prompt", "miou", "mbiou", "pixels"}
     assert set(lines[0]["mbiou"]) == {"sam", "hq", "sum"}
     table = (run / "results.md").read_text()
     assert table == capsys.readouterr().out
