@@ -83,7 +83,8 @@ def zoom(
 
     A crop is a square around the prompt's box, or around the first mask where there is no box, `MARGIN` times as large
     and at least a quarter of the model's input, moved into the image. Inside the crop the second mask replaces the
-    first. A mask whose crop would be most of the image stays as it is, as does an empty one without a box.
+    first, unless it has no pixel. A mask whose crop would be most of the image stays as it is, as does an empty one
+    without a box.
 
     Args:
         model: the model.
@@ -114,6 +115,8 @@ def zoom(
         jobs += [job] if job is not None else []
         if len(jobs) == step or (jobs and row == len(logits) - 1):
             for done, second in zip(jobs, decode_crops(model, image, jobs, fusion), strict=True):
+                if not bool((second > model.mask_threshold).any()):
+                    continue  # nothing is no better answer than the first
                 x0, y0, x1, y1 = done.crop
                 result[done.row, 0, y0:y1, x0:x1] = second if threshold is None else second > threshold
             jobs = []

@@ -8,7 +8,7 @@ from hqsam import SamPredictor
 from hqsam.geometry import resized_hw
 from hqsam.models import Sam
 from hqsam.postprocess import full_size_masks
-from hqsam.refine import Crop, decode_crops, full_size, mask_prompt, object_box, prompts_in_crop, square_around, zoom
+from hqsam.refine import Crop, CropJob, decode_crops, full_size, mask_prompt, object_box, prompts_in_crop, square_around, zoom
 from hqsam.registry import build_model, model_spec
 from hqsam.types import NEGATIVE, NOT_A_POINT, PAD, POSITIVE, Prompts
 from tests.helpers import fill_parameters
@@ -106,6 +106,19 @@ def test_an_empty_mask(model: Sam, predictor: SamPredictor) -> None:
     point = Prompts.from_parts(torch.tensor([[[60.0, 60.0]]]), torch.tensor([[1]]))
     assert torch.equal(zoom(model, IMAGE, point, nothing, fusion="sum"), torch.zeros(1, 1, HEIGHT, WIDTH) > 0)
     assert not torch.equal(refined, whole(model, nothing, threshold=None))
+
+
+def test_a_second_look_that_sees_nothing(
+    model: Sam, predictor: SamPredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def blind(model: Sam, image: np.ndarray, jobs: list[CropJob], fusion: str) -> list[torch.Tensor]:
+        return [torch.full(job.crop.hw, -5.0) for job in jobs]
+
+    options = {"box": [20.0, 30.0, 60.0, 50.0], "multimask_output": False}
+    first = predictor.predict(**options, refine="none")[0]
+    assert first.any() and not np.array_equal(predictor.predict(**options, refine="zoom")[0], first)
+    monkeypatch.setattr("hqsam.refine.decode_crops", blind)
+    assert np.array_equal(predictor.predict(**options, refine="zoom")[0], first)
 
 
 def test_points_take_the_box_of_their_mask(model: Sam) -> None:
