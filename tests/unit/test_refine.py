@@ -8,7 +8,17 @@ from hqsam import SamPredictor
 from hqsam.geometry import resized_hw
 from hqsam.models import Sam
 from hqsam.postprocess import full_size_masks
-from hqsam.refine import Crop, CropJob, decode_crops, full_size, mask_prompt, object_box, prompts_in_crop, square_around, zoom
+from hqsam.refine import (
+    Crop,
+    CropJob,
+    decode_crops,
+    full_size,
+    mask_prompt,
+    object_box,
+    prompts_in_crop,
+    square_around,
+    zoom,
+)
 from hqsam.registry import build_model, model_spec
 from hqsam.types import NEGATIVE, NOT_A_POINT, PAD, POSITIVE, Prompts
 from tests.helpers import fill_parameters
@@ -108,9 +118,7 @@ def test_an_empty_mask(model: Sam, predictor: SamPredictor) -> None:
     assert not torch.equal(refined, whole(model, nothing, threshold=None))
 
 
-def test_a_second_look_that_sees_nothing(
-    model: Sam, predictor: SamPredictor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_look_that_sees_nothing(model: Sam, predictor: SamPredictor, monkeypatch: pytest.MonkeyPatch) -> None:
     def blind(model: Sam, image: np.ndarray, jobs: list[CropJob], fusion: str) -> list[torch.Tensor]:
         return [torch.full(job.crop.hw, -5.0) for job in jobs]
 
