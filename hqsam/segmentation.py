@@ -51,7 +51,6 @@ class Answer:
 
     `shown` is the (height, width) of the resized image inside the input, the same of all images that are asked about:
     logits of the padding are then left out (`Sam.decode`), or overwritten once the score head has looked at them.
-    With `fills_empty` SAM's mask is the answer where SAM + HQ has no pixel.
     """
 
     multimask: bool
@@ -62,7 +61,6 @@ class Answer:
     score: ScoreSource = "sam"
     heed_clicks: bool = False
     shown: tuple[int, int] | None = None
-    fills_empty: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be refined, before anything is computed."""
@@ -85,6 +83,11 @@ class Answer:
     def asks_again(self) -> bool:
         """Whether each answer becomes the mask prompt of a second one."""
         return self.refine in ("again", "again+zoom")
+
+    @property
+    def fills_empty(self) -> bool:
+        """Whether SAM's mask is the answer where no low-resolution logit of SAM + HQ is inside."""
+        return self.asks_again and self.fusion == "sum"
 
     @property
     def zooms(self) -> bool:
@@ -129,8 +132,7 @@ def wanted_answer(
         refine = model.default_refine if chosen != "sam" and answer.masks_per_prompt == 1 else "none"
         if heed_clicks and refine in ("zoom", "again+zoom"):
             refine = "again" if refine == "again+zoom" else "none"  # nobody asked for the zoom
-    asks_again = refine in ("again", "again+zoom")
-    return replace(answer, refine=refine, fills_empty=chosen == "sum" and asks_again)
+    return replace(answer, refine=refine)
 
 
 @torch.no_grad()
@@ -176,7 +178,7 @@ def ask_again(
     Returns:
         float32 logits (N, 1, 4h, 4w) and scores (N, 1).
     """
-    once = replace(answer, multimask=False, refine="none")
+    once = replace(answer, multimask=False)
     second, scores, _ = answer_confident_prompts(model, features, asked_again(prompts, logits), once, prepared)
     return second, scores
 
@@ -254,11 +256,11 @@ def _answer_group(
     logits, scores = select_masks(output, **wanted)
     if answer.fusion != "sam" and (answer.heed_clicks or answer.fills_empty):
         sam_logits, _ = sam_masks_beside_hq(output, **wanted)
-    if answer.fills_empty:
-        is_empty = (logits <= model.mask_threshold).flatten(2).all(dim=2)
-        logits = torch.where(is_empty[..., None, None], sam_logits, logits)
-    if answer.heed_clicks and answer.fusion != "sam":
-        logits = heed_clicks(logits, sam_logits, prompts, model.image_size, model.mask_threshold)
+        if answer.fills_empty:
+            is_empty = (logits <= model.mask_threshold).flatten(2).all(dim=2)
+            logits = torch.where(is_empty[..., None, None], sam_logits, logits)
+        if answer.heed_clicks:
+            logits = heed_clicks(logits, sam_logits, prompts, model.image_size, model.mask_threshold)
     if answer.shown is not None and answer.score != "sam":
         outside = 2 * OUTSIDE_LOGIT if answer.fusion == "sum" else OUTSIDE_LOGIT
         logits = Shown.of_input(answer.shown, features.grid_hw).spread(logits, features.grid_hw, outside)

@@ -92,7 +92,8 @@ def convert_checkpoint(
         share: how far, 0 (not at all) to 1 (its weights); None: 0.5.
         part: as in `save_checkpoint`.
         dtype: as in `save_checkpoint`.
-        metadata: as in `save_checkpoint`; entries of the source files are kept where `dst` can carry them.
+        metadata: as in `save_checkpoint`; entries of the source files are kept where `dst` can carry them, but for what
+            a training run stated about weights that `interpolate` moves ("step", "val_mbiou").
         include_unused_head: as in `save_checkpoint`, for official names.
 
     Returns:

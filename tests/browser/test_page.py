@@ -316,7 +316,7 @@ def test_decoder_in_the_browser_gives_the_servers_masks(chromium: Any, with_runt
 
 
 def test_webgpu_gives_the_servers_masks(chromium: Any, serve: Callable[..., Served]) -> None:
-    """With a small model: here the graphics card is imitated by the processor, thousands of times slower."""
+    """With a small model: here the graphics card is imitated by the processor, some hundred times slower."""
     if RUNTIME is None:
         pytest.skip("needs HQSAM_ORT_WEB, a folder that onnxruntime-web was installed into")
     pytest.importorskip("onnxscript")
