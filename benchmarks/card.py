@@ -1,0 +1,218 @@
+"""What the card of the embedded model states, measured again: its runs one after the other, then its tables.
+
+    HQSAM_DATA=../shared/data python -m benchmarks.card
+    HQSAM_DATA=../shared/data python -m benchmarks.card --checkpoint runs/mine/model.safetensors --out runs/card_mine
+
+An hour on two cores. A run whose results are in OUT already is not repeated, so that one that was broken off goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from hqsam.data import open_dataset
+from hqsam.data.synthetic import write_scenes
+from hqsam.images import read_image
+
+EVAL_HQ = "configs/eval/eval_hq.yaml"
+BOXES = f"{EVAL_HQ} data.max_per_source=25"
+POINTS = "configs/eval/points.yaml data.max_per_source=12"
+PROPOSALS = "configs/eval/proposals.yaml proposals.points_per_side=16"
+RUNS = {
+    "eval_hq": BOXES,
+    "eval_hq_none": f"{BOXES} refine=none",
+    "eval_hq_again": f"{BOXES} refine=again",
+    "eval_hq_zoom": f"{BOXES} refine=again+zoom columns=[sum]",
+    "clicks": f"{POINTS} clicks.prompts=[clicks] clicks.clicks=10",
+    "negative": f"{POINTS} clicks.prompts=[negative,boxes]",
+    "heeded": f"{POINTS} clicks.prompts=[negative] clicks.heed=true",
+    "bsds_regions": f"{EVAL_HQ} data.sets=[bsds500_val] data.max_per_source=300",
+    "eval_scenes": f"{EVAL_HQ} data.sets=[{{out}}/scenes] refine=none",
+    "prop_eval": f"{PROPOSALS} data.sets=[eval_hq] proposals.max_images=1",
+    "prop_bsds": f"{PROPOSALS} data.sets=[bsds500_val] proposals.max_images=6",
+    "edges": "configs/eval/bsds500.yaml data.sets=[bsds500_val] edges.max_images=20",
+}
+"""Name of a run -> what `evaluate.py` is told; the card's commands are these."""
+TITLES = {"sam": "MobileSAM alone", "hq": "HQ alone", "sum": "SAM + HQ"}
+SHARES = {"below 2 %": (0.0, 0.02), "2 to 10 %": (0.02, 0.1), "above 10 %": (0.1, 1.1)}
+"""Classes of the share of the picture that an object takes."""
+
+Results = Mapping[str, Mapping[str, Any]]
+Cell = Mapping[str, float]
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="folder of the runs")] = Path("runs/card"),
+    checkpoint: Annotated[Path | None, typer.Option(help="another head of hq_vit_tiny: a whole model")] = None,
+    only: Annotated[str, typer.Option(help="names of runs, with commas")] = ",".join(RUNS),
+    refine: Annotated[str, typer.Option(help="default of a checkpoint that recommends nothing")] = "again",
+) -> None:
+    """Measure what is missing, and print the tables of what is there."""
+    model = ["model.name=hq_vit_tiny.embedded"]
+    if checkpoint is not None:
+        model = ["model.name=hq_vit_tiny", f"model.checkpoint={checkpoint.resolve()}"]
+    for name in only.split(","):
+        if name not in RUNS:
+            raise typer.BadParameter(f"there is no run {name!r}; runs are {', '.join(RUNS)}")
+        told = [part.format(out=out) for part in shlex.split(RUNS[name])]
+        if checkpoint is not None and told[0] == EVAL_HQ and not any(part.startswith("refine=") for part in told):
+            told.append(f"refine={refine}")
+        measure(out / name, [*told, *model])
+    results = {name: read(out / name) for name in RUNS if (out / name / "results.json").exists()}
+    for table in tables(results, out):
+        typer.echo("\n".join(table) + "\n")
+
+
+def measure(folder: Path, told: list[str]) -> None:
+    """One run of `evaluate.py`, unless it was made."""
+    if (folder / "results.json").exists():
+        return
+    if folder.name == "eval_scenes" and not (folder.parent / "scenes").exists():
+        write_scenes(folder.parent / "scenes", 30, 768)
+    typer.echo(f"{folder.name}: {' '.join(told)}", err=True)
+    subprocess.run([sys.executable, "evaluate.py", *told, f"output_dir={folder}"], check=True, stdout=sys.stderr)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Content of `results.json`."""
+    content: dict[str, Any] = json.loads((folder / "results.json").read_text("utf-8"))
+    return content
+
+
+def tables(results: Results, out: Path) -> Iterator[list[str]]:
+    """Each table that the runs at hand are enough for, as lines of Markdown."""
+    if {"eval_hq", "eval_hq_none", "eval_hq_again"} <= results.keys():
+        yield by_source(results)
+        yield by_share(results["eval_hq"], out / "eval_hq" / "records.jsonl")
+    if "clicks" in results:
+        yield after_clicks(results["clicks"]["mean"])
+    if "negative" in results:
+        yield negative_clicks(results)
+        yield noisy_boxes(results["negative"]["mean"])
+    yield other_tasks(results)
+
+
+def rows(result: Mapping[str, Any] | None) -> dict[str, Mapping[str, Cell]]:
+    """Row -> column -> metrics: sets, their mean, slices."""
+    if result is None:
+        return {}
+    return {**result["sets"], "mean over sources": result["mean"], **result.get("slices", {})}
+
+
+def pair(cell: Cell | None, step: str = "") -> str:
+    """mIoU / mBIoU of a cell, of one of its steps."""
+    return "" if cell is None else f"{cell['miou' + step]:.1f} / {cell['mbiou' + step]:.1f}"
+
+
+def row(*cells: object) -> str:
+    """A line of a table."""
+    return f"| {' | '.join(str(cell) for cell in cells)} |"
+
+
+def head(*cells: object) -> list[str]:
+    """A table's first two lines; numbers stand at the right."""
+    return [row(*cells), "|---|" + "---:|" * (len(cells) - 1)]
+
+
+def by_source(results: Results) -> list[str]:
+    """Boxes: the frozen SAM, one look, two looks, and what else can be asked for."""
+    two, one, again, zoom = (rows(results.get(f"eval_hq{end}")) for end in ("", "_none", "_again", "_zoom"))
+    columns = {
+        "MobileSAM alone": (two, "sam"),
+        "SAM + HQ, one look": (one, "sum"),
+        "SAM + HQ, two": (two, "sum"),
+        "MobileSAM, two looks": (again, "sam"),
+        "SAM + HQ, again+zoom": (zoom, "sum"),
+        "HQ alone, one look": (one, "hq"),
+        "HQ alone, two": (two, "hq"),
+    }
+    lines = head("boxes", "objects", *columns)
+    for name, scores in two.items():
+        cells = (pair(result.get(name, {}).get(column)) for result, column in columns.values())
+        lines.append(row(name, scores["sum"]["n"], *cells))
+    return lines
+
+
+def by_share(result: Mapping[str, Any], records: Path) -> list[str]:
+    """Means over objects in classes of the share of the picture that they take."""
+    columns = [column for column in ("sam", "sum") if column in result["mean"]]
+    areas: dict[str, int] = {}
+    for record in open_dataset("eval_hq"):
+        height, width = read_image(record.image).shape[:2]
+        areas[Path(record.image).name] = height * width
+    objects = [json.loads(line) for line in records.read_text("utf-8").splitlines()]
+    lines = head("share of the picture", "objects", *(TITLES[column] for column in columns))
+    for name, (low, high) in SHARES.items():
+        chosen = [r for r in objects if low <= r["pixels"] / areas[Path(r["image"]).name] < high]
+        lines.append(row(name, len(chosen), *(pair(mean_over(chosen, column)) for column in columns)))
+    return lines
+
+
+def mean_over(objects: list[dict[str, Any]], column: str) -> Cell | None:
+    """Means over objects in percent, of none nothing."""
+    if not objects:
+        return None
+    return {metric: 100 * float(np.mean([one[metric][column] for one in objects])) for metric in ("miou", "mbiou")}
+
+
+def after_clicks(mean: Mapping[str, Cell]) -> list[str]:
+    """Masks after 1 to 10 clicks, and how many clicks an IoU takes."""
+    steps = (1, 2, 3, 4, 5, 6, 8, 10)
+    lines = head("clicks", *steps, "NoC@85", "NoC@90")
+    for column, cell in mean.items():
+        needed = (f"{cell[name]:.2f}" for name in ("noc85", "noc90"))
+        lines.append(row(TITLES[column], *(pair(cell, f"_click{step}") for step in steps), *needed))
+    return lines
+
+
+def negative_clicks(results: Results) -> list[str]:
+    """A box, and a negative click where the answer took too much."""
+    lines = head("box, then one negative click", "box", "after the click", "pixel gone", "region gone")
+    for name, end in (("negative", ""), ("heeded", ", `heed_clicks`")):
+        for column, cell in results.get(name, {"mean": {}})["mean"].items():
+            gone = (f"{cell[metric]:.0f} %" for metric in ("removed_pixel", "removed_region"))
+            lines.append(row(TITLES[column] + end, pair(cell, "_box"), pair(cell, "_negative"), *gone))
+    return lines
+
+
+def noisy_boxes(mean: Mapping[str, Cell]) -> list[str]:
+    """Boxes whose corners are off."""
+    steps = ("0", "0.2", "0.4")
+    lines = head("box with noise", *steps)
+    for column, cell in mean.items():
+        lines.append(row(TITLES[column], *(pair(cell, f"_noise{step}") for step in steps)))
+    return lines
+
+
+def other_tasks(results: Results) -> list[str]:
+    """What the head was not trained for."""
+    lines = head("task", *TITLES.values())
+
+    def line(name: str, cells: Mapping[str, Cell], metric: str = "") -> str:
+        return row(name, *(f"{cells[c][metric]:.1f}" if metric else pair(cells[c]) for c in TITLES if c in cells))
+
+    for name, metric, title in (
+        ("prop_eval", "ar1000", "proposals on eval_hq, AR@1000"),
+        ("prop_bsds", "ar1000", "proposals on BSDS500 val, AR@1000"),
+        ("edges", "ods", "boundaries on BSDS500 val, ODS"),
+    ):
+        if name in results:
+            lines.append(line(title, results[name]["mean"], metric))
+    for name, title in (("bsds_regions", "regions of BSDS500 val"), ("eval_scenes", "generated scenes")):
+        if name in results:
+            lines.append(line(title, results[name]["mean"]))
+            lines += [line(f"{title}, {part}", cells) for part, cells in results[name].get("slices", {}).items()]
+    return lines
+
+
+if __name__ == "__main__":
+    typer.run(main)
