@@ -37,6 +37,9 @@ Rebuild = Annotated[
 Cache = Annotated[
     Path | None, typer.Option("--cache", metavar="DIR", help="What can be made again. Default: .cache in --out.")
 ]
+CacheSize = Annotated[
+    float, typer.Option("--cache-gb", min=0, metavar="GB", help="Disk for embeddings; those used longest ago go.")
+]
 Runtime = Annotated[
     Path | None, typer.Option("--runtime", metavar="DIR", help="onnxruntime-web, to decode in the browser.")
 ]
@@ -59,6 +62,7 @@ def serve(
     boxes: Boxes = None,
     proposals: Proposals = False,
     cache: Cache = None,
+    cache_gb: CacheSize = 20,
     runtime: Runtime = None,
     threads: Threads = None,
     rounds: RoundsFolder = None,
@@ -87,6 +91,7 @@ def serve(
         model_name=model,
         labels=list(dict.fromkeys(text.strip() for text in labels.split(",") if text.strip())),
         cache=cache,
+        cache_gb=cache_gb,
         runtime=runtime,
         boxes=boxes,
         proposals=proposals,

@@ -20,6 +20,7 @@ from hqsam.errors import DataError, OutputError
 from hqsam.features import PredictorFeatures, image_hash, model_fingerprint
 from hqsam.models import Sam
 from hqsam.predictor import SamPredictor
+from hqsam.serve.bounded_folder import BoundedFolder
 from hqsam.serve.pictures import Picture
 from hqsam.serve.worker import Job, Urgency, Worker
 
@@ -27,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 IN_MEMORY = 16
 """Images whose features stay in memory, about 20 MB each at an input size of 1024."""
+SUFFIX = ".safetensors"
+ON_DISK = 20e9
+"""Bytes of features on disk, of all models together: 6000 images of the embedded model."""
 _NEXT = 2
 """Images after the current one in the list that are encoded while nobody waits."""
 
@@ -43,6 +47,7 @@ class Embeddings:
         folder: of the files; one sub-folder for each model.
         worker: the thread of the model.
         capacity: images in memory.
+        disk: bytes that the files of all models may take; those used longest ago are deleted.
         encoded: called on the worker's thread with each picture that was set without anybody waiting for it.
     """
 
@@ -54,11 +59,13 @@ class Embeddings:
         worker: Worker,
         *,
         capacity: int = IN_MEMORY,
+        disk: float = ON_DISK,
         encoded: Callable[[Picture], None] = lambda _: None,
     ) -> None:
         self.model, self.pictures, self.worker, self.capacity = model, pictures, worker, capacity
         self.fingerprint = model_fingerprint(model)
         self.folder = folder / self.fingerprint[:16]
+        self._kept = BoundedFolder(folder, SUFFIX, disk)
         self.encoded = encoded
         self._order = list(pictures)
         self._predictors: OrderedDict[str, tuple[str, SamPredictor]] = OrderedDict()  # with the tag of the file
@@ -78,7 +85,7 @@ class Embeddings:
 
     def path(self, picture: Picture) -> Path:
         """Where the features of a picture are kept."""
-        return self.folder / f"{picture.id}.safetensors"
+        return self.folder / f"{picture.id}{SUFFIX}"
 
     def is_encoded(self, picture: Picture) -> bool:
         """Whether an answer need not wait for the encoder, going by what there is."""
@@ -157,6 +164,7 @@ class Embeddings:
                 features.save(path)
             except OutputError as error:  # a full disk makes the next start slower, and no more
                 logger.warning("%s", error)
+        self._kept.use(path)
         return _with_dtype(features, self.model.dtype)
 
     def _from_disk(self, path: Path, image: NDArray[np.uint8]) -> PredictorFeatures | None:

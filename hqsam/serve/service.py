@@ -13,7 +13,7 @@ from hqsam.features import weights_fingerprint
 from hqsam.models import Sam
 from hqsam.serve.browser import DECODER_LAYOUT, BrowserDecoder, pickled_model
 from hqsam.serve.coco import CocoKeeper
-from hqsam.serve.embeddings import Embeddings
+from hqsam.serve.embeddings import ON_DISK, Embeddings
 from hqsam.serve.following import Followed, Follower, ModelFile
 from hqsam.serve.pictures import Picture, find_pictures
 from hqsam.serve.prompting import Answers
@@ -37,6 +37,7 @@ class Settings:
         model_name: for the page.
         labels: what objects may be called; the page lets people add others.
         cache: of embeddings and of the browser's decoder; None is `.cache` in `out`.
+        cache_gb: 10^9 bytes that the embeddings may take on disk.
         runtime: folder of onnxruntime-web; None is `runtime` in the cache.
         boxes: a detector's boxes, see `read_boxes`, which proposals are made from.
         proposals: make them for images ahead of the one that is looked at.
@@ -47,6 +48,7 @@ class Settings:
     model_name: str
     labels: Sequence[str] = ()
     cache: Path | None = None
+    cache_gb: float = ON_DISK / 1e9
     runtime: Path | None = None
     boxes: Path | None = None
     proposals: bool = False
@@ -77,7 +79,8 @@ class Service:
         self.pictures = self.store.pictures
         self.fingerprint = weights_fingerprint(model)
         self.worker = Worker()
-        self.embeddings = Embeddings(model, self.pictures, settings.cache_folder / "features", self.worker)
+        features, disk = settings.cache_folder / "features", settings.cache_gb * 1e9
+        self.embeddings = Embeddings(model, self.pictures, features, self.worker, disk=disk)
         self.answers = Answers()
         boxes = None if settings.boxes is None else read_boxes(settings.boxes, self.pictures, settings.labels)
         self.proposer = Proposer(

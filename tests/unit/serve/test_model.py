@@ -194,6 +194,14 @@ def test_an_image_is_encoded_once(service: Service, model: Sam, counted: list[in
         assert len(counted) == 6
 
 
+def test_the_disk_that_features_may_take(photos: Path, model: Sam, tmp_path: Path) -> None:
+    """No room at all: the file used last stays, and every picture is answered."""
+    settings = Settings(folder=photos, out=tmp_path / "out", model_name="m", cache_gb=0)
+    with serving(Service(settings, model)) as client:
+        assert all(ask(client, image, points=[[1, 1, 1]]).status_code == 200 for image in ids(client))
+    assert len(list(settings.cache_folder.rglob("*.safetensors"))) == 1
+
+
 @pytest.mark.parametrize("what", ["damaged", "another image", "another model", "another version"])
 def test_kept_features_that_do_not_belong_are_made_again(
     service: Service, model: Sam, counted: list[int], photos: Path, what: str
