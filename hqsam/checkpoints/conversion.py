@@ -101,7 +101,8 @@ def convert_checkpoint(
 
     Raises:
         CheckpointError: a file cannot be read or written or is incomplete, `head`, `encoder` or `interpolate` is not
-            one for this model, `share` is out of range or without a file, or `to` or `part` asks for what is not there.
+            one for this model, `share` is out of range or without a file, `to` or `part` asks for what is not there, or
+            `metadata` recommends something about a head that is not in the result.
     """
     path = destination(dst, metadata, dtype)
     require_selection(part)
@@ -128,6 +129,7 @@ def convert_checkpoint(
     official = _only(official, to, f"{src} is {source.info.title}")
     if "head" in parts_in(official) and head_kind not in (None, FULL_HEAD) and to not in ("official", "hq_head"):
         raise not_published(str(head_kind), f"{path} as {to!r}")
+    _require_subject(metadata or {}, parts_in(official), path)
     kept = _still_true(kept, parts_in(official), is_moved=is_moved)
     carried = {**kept, **(metadata or {})} if path.suffix == ".safetensors" else None
     options = {"dtype": dtype, "metadata": carried, "include_unused_head": include_unused_head}
@@ -180,6 +182,14 @@ def _still_true(kept: Mapping[str, str], parts: Collection[Part], *, is_moved: b
     if "score" not in parts:
         untrue.add(RECOMMENDED_SCORE)
     return {key: text for key, text in kept.items() if key not in untrue}
+
+
+def _require_subject(metadata: Mapping[str, str], parts: Collection[Part], path: Path) -> None:
+    """Refuse a recommendation about a head that the result has not; SAM's own mask and score need none."""
+    subjects: list[tuple[str, Part, str]] = [(key, "head", "HQ head") for key in RECOMMENDATIONS]
+    for key, part, title in [*subjects, (RECOMMENDED_SCORE, "score", "score head")]:
+        if part not in parts and metadata.get(key, "sam") not in ("sam", "none"):
+            raise CheckpointError(f"{path} would have no {title}, which {key}={metadata[key]!r} is about")
 
 
 def _kept(file: Checkpoint) -> dict[str, str]:

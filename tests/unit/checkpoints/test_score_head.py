@@ -170,6 +170,18 @@ def test_a_recommendation_is_create_models_default_alone(file: Path, tmp_path: P
         convert_checkpoint(file, tmp_path / "x.safetensors", metadata={"recommended_score": "best"})
 
 
+def test_a_recommendation_needs_what_it_is_about(file: Path, tmp_path: Path) -> None:
+    without = tmp_path / "without.safetensors"
+    save_checkpoint(_build("hq_test_tiny", file), without)
+    with pytest.raises(CheckpointError, match="would have no score head, which recommended_score='own' is about"):
+        convert_checkpoint(without, tmp_path / "a.safetensors", metadata={"recommended_score": "own"})
+    for asked in ({"recommended_score": "own"}, {"recommended_refine": "again"}, {"recommended_fusion": "hq"}):
+        with pytest.raises(CheckpointError, match="would have no HQ head"):
+            convert_checkpoint(file, tmp_path / "b.safetensors", part="sam", metadata=asked)
+    assert not list(tmp_path.glob("[ab].safetensors"))
+    convert_checkpoint(file, tmp_path / "c.safetensors", part="sam", metadata={"recommended_fusion": "sam"})
+
+
 def test_the_drop_in_has_the_published_names_alone(file: Path) -> None:
     model = _build("hq_test_tiny", file)
     assert model.score_head is None and model.default_score is None
