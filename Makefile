@@ -40,7 +40,8 @@ embedded: $(STAMP)
 	$(BIN)/python train.py configs/train/hq_vit_tiny_embedded.yaml
 	$(BIN)/python train.py configs/train/hq_vit_tiny_embedded_2.yaml
 	$(BIN)/python train.py configs/train/hq_vit_tiny_embedded_3.yaml
-	$(BIN)/hqsam convert runs/hq_vit_tiny_embedded_3/model.safetensors hqsam/assets/hq_head.safetensors --part hq --dtype float16 --recommended-refine again
+	$(BIN)/python train.py configs/train/hq_vit_tiny_embedded_4.yaml
+	$(BIN)/hqsam convert runs/hq_vit_tiny_embedded_4/model.safetensors hqsam/assets/hq_head.safetensors --part hq --dtype float16 --recommended-refine again
 
 lock: $(STAMP)
 	$(BIN)/python requirements/freeze.py > requirements/lock.txt.tmp
