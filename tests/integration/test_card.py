@@ -60,6 +60,11 @@ def test_tables_of_what_is_there(
     assert "| 2 to 10 % | 0 |  |  |" in lines
     assert "| above 10 % | 1 | 50.0 / 25.0 | 75.0 / 50.0 |" in lines
     assert not any("clicks" in line for line in lines)
+    for name in ("eval_hq_none", "eval_hq_again"):
+        (out / name / "results.json").unlink()
+    card.main(out=out, only="eval_hq", checkpoint=None, refine="again")
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| horses"))
+    assert row.split(" | ")[1:6] == ["2", "80.0 / 60.0", "", "83.2 / 70.0", ""]
 
 
 def test_a_run_that_does_not_exist(tmp_path: Path) -> None:
