@@ -9,6 +9,7 @@ on.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 import subprocess
@@ -23,6 +24,7 @@ import typer
 from hqsam.data import open_dataset
 from hqsam.data.synthetic import write_scenes
 from hqsam.images import read_image
+from hqsam.registry import EMBEDDED_HEAD
 
 EVAL_HQ = "configs/eval/eval_hq.yaml"
 BOXES = f"{EVAL_HQ} data.max_per_source=25"
@@ -61,6 +63,7 @@ def main(
     model = ["model.name=hq_vit_tiny.embedded"]
     if checkpoint is not None:
         model = ["model.name=hq_vit_tiny", f"model.checkpoint={checkpoint.resolve()}"]
+    keep_weights(out, EMBEDDED_HEAD if checkpoint is None else checkpoint)
     for name in only.split(","):
         if name not in RUNS:
             raise typer.BadParameter(f"there is no run {name!r}; runs are {', '.join(RUNS)}")
@@ -71,6 +74,15 @@ def main(
     results = {name: read(out / name) for name in RUNS if (out / name / "results.json").exists()}
     for table in tables(results, out):
         typer.echo("\n".join(table) + "\n")
+
+
+def keep_weights(out: Path, file: Path) -> None:
+    """Note whose runs a folder holds: a table never mixes two heads."""
+    digest, kept = hashlib.sha256(file.read_bytes()).hexdigest(), out / "weights.sha256"
+    if kept.exists() and kept.read_text("utf-8") != digest:
+        raise typer.BadParameter(f"{out} holds runs of other weights than {file}; choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    kept.write_text(digest, "utf-8")
 
 
 def measure(folder: Path, told: list[str]) -> None:
@@ -195,7 +207,7 @@ def noisy_boxes(mean: Mapping[str, Cell]) -> list[str]:
 
 
 def other_tasks(results: Results) -> list[str]:
-    """What the head was not trained for."""
+    """Tasks that have documents of their own, regions of BSDS500 and generated scenes."""
     lines = head("task", *TITLES.values())
 
     def line(name: str, cells: Mapping[str, Cell], metric: str = "") -> str:

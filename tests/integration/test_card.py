@@ -67,6 +67,15 @@ def test_tables_of_what_is_there(
     assert row.split(" | ")[1:6] == ["2", "80.0 / 60.0", "", "83.2 / 70.0", ""]
 
 
+def test_runs_of_other_weights_are_not_gone_on_with(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    first.write_bytes(b"a"), second.write_bytes(b"b")
+    card.keep_weights(tmp_path / "runs", first)
+    card.keep_weights(tmp_path / "runs", first)
+    with pytest.raises(typer.BadParameter, match="holds runs of other weights"):
+        card.keep_weights(tmp_path / "runs", second)
+
+
 def test_a_run_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(typer.BadParameter, match=r"eval_hp.*eval_hq_none"):
         card.main(out=tmp_path, only="eval_hp", checkpoint=None, refine="again")
