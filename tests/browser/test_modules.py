@@ -14,8 +14,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from hqsam.heeding import heed_clicks
 from hqsam.postprocess import full_size_masks
 from hqsam.rle import encode_rle
+from hqsam.types import Prompts
 from tests.helpers import ROOT
 
 HERE = ROOT / "tests" / "browser"
@@ -74,11 +76,36 @@ def postprocess_case(
     }
 
 
+def heeding_cases() -> Iterator[dict[str, Any]]:
+    """Masks that disagree widely, of square pictures and of some that padding is added to."""
+    generator = torch.Generator().manual_seed(5)
+    low, frame = 64, 256
+    for height, width in ((64, 64), (64, 41), (30, 64)):
+        for number in (1, 2, 5, 12):
+            coarse = torch.randn((2, 1, 9, 9), generator=generator)
+            logits, sam = F.interpolate(coarse, (low, low), mode="bicubic")[:, None]
+            for mask in (logits, sam):
+                mask[:, :, height:], mask[:, :, :, width:] = -16, -16
+            points = torch.rand((1, number, 2), generator=generator) * torch.tensor([width, height]) * (frame / low)
+            labels = torch.randint(0, 2, (1, number), generator=generator)
+            heeded = heed_clicks(logits, sam, Prompts.from_parts(points, labels), frame)
+            yield {
+                "name": f"{number} clicks, {height} x {width}",
+                "grid": {"stride": low, "height": height, "width": width},
+                "logits": logits.flatten().tolist(),
+                "sam": sam.flatten().tolist(),
+                "clicks": torch.cat([(points[0] + 0.5) * (low / frame), labels[0, :, None]], dim=1).tolist(),
+                "heeded": heeded.flatten().tolist(),
+                "changed": heeded is not logits,
+            }
+
+
 @pytest.fixture(scope="module")
 def fixtures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fixtures")
     (folder / "rle.json").write_text(json.dumps(list(rle_cases())), "utf-8")
     (folder / "postprocess.json").write_text(json.dumps(list(postprocess_cases())), "utf-8")
+    (folder / "heeding.json").write_text(json.dumps(list(heeding_cases())), "utf-8")
     return folder
 
 

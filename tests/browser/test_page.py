@@ -302,7 +302,9 @@ def test_decoder_in_the_browser_gives_the_servers_masks(chromium: Any, with_runt
         annotate(screen)
         assert "browser" in screen.page.inner_text("#answered")
         assert np.array_equal(union(saved(with_runtime, "coffee.jpg")), screen.shown_mask())
-        for points, box in (([[290, 60, 1]], None), ([], list(CUP)), ([[215, 275, 1], [120, 240, 0]], None)):
+        cup = list(CUP)
+        prompts = (([[290, 60, 1]], None), ([], cup), ([[215, 275, 1], [120, 240, 0]], None), ([[357, 119, 0]], cup))
+        for points, box in prompts:
             for fusion in ("sum", "hq", "sam"):
                 for multimask in (False, True):
                     source, here, there = screen.js(COMPARE, [points, box, fusion, multimask])

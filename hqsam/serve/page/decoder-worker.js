@@ -3,6 +3,7 @@
  *
  * Messages are {id, kind, ...}; the answer is {id, result} or {id, error}. Kinds: "start", "embed" and "predict".
  */
+import { heedClicks } from "./heeding.js";
 import { axisWeights, maskOfLogits, shownLogits, wholeLogits } from "./postprocess.js";
 
 const MOST_THREADS = 4;
@@ -176,8 +177,11 @@ async function predict({ image, points, box, previous, fusion, multimask }) {
   const output = await run({ ...kept.tensors, ...promptTensors(kept, points, box, previous) });
   const chosen = multimask ? MULTIPLE : SINGLE;
   let scores = chosen.map((candidate) => output.iou_predictions.data[candidate]);
-  if (fusion === "hq") scores = [Math.max(...scores)]; // one mask, whichever of SAM's it would be added to
-  const logits = scores.map((_, at) => fused(output, chosen[at], fusion));
+  const best = chosen[scores.indexOf(Math.max(...scores))];
+  const answering = fusion === "hq" ? [best] : chosen; // of HQ one mask, whichever of SAM's it would be added to
+  scores = answering.map((candidate) => output.iou_predictions.data[candidate]);
+  const clicks = clicksInLogits(kept, points);
+  const logits = answering.map((candidate) => fused(output, candidate, fusion, kept, clicks));
   const answer = ++lastAnswer;
   const outside = fusion === "sum" ? 2 * OUTSIDE : OUTSIDE;
   remember(answers, answer, ANSWERS_KEPT, { logits, outside });
@@ -210,8 +214,14 @@ function promptTensors({ scale, low, shown }, points, box, previous) {
   };
 }
 
+/** Points in logits from the corner of the first one; the middle of a pixel is half a pixel from its coordinate. */
+function clicksInLogits({ scale, low }, points) {
+  const toLogits = (place, axis) => ((place * scale[axis] + 0.5) * low) / frame;
+  return points.map(([x, y, label]) => [toLogits(x, 0), toLogits(y, 1), label]);
+}
+
 /** A candidate's logits. A file of one fusion has `low_res_masks`, a file of all has SAM's and HQ's. */
-function fused(output, candidate, fusion) {
+function fused(output, candidate, fusion, { shown: [rows, columns] }, clicks) {
   const part = (name) => {
     const { data, dims } = output[name];
     const size = dims[2] * dims[3];
@@ -219,11 +229,9 @@ function fused(output, candidate, fusion) {
     return data.slice(at * size, (at + 1) * size);
   };
   if (!("low_res_masks_sam" in output)) return part("low_res_masks");
-  const hq = part("low_res_masks_hq");
-  if (fusion === "hq") return hq;
-  const sam = part("low_res_masks_sam");
-  for (let at = 0; at < hq.length; at++) hq[at] += sam[at];
-  return hq;
+  const [hq, sam] = [part("low_res_masks_hq"), part("low_res_masks_sam")];
+  if (fusion === "sum") for (let at = 0; at < hq.length; at++) hq[at] += sam[at];
+  return heedClicks(hq, sam, { stride: columns.made, width: columns.right, height: rows.right }, clicks);
 }
 
 function remember(map, key, most, value) {

@@ -62,7 +62,7 @@ def test_answers_are_those_of_the_predictor(
 ) -> None:
     image = ids(client)[0]
     options: dict[str, Any] = {"multimask_output": multimask, "fusion": fusion}
-    options |= {"candidates": "all" if multimask else "best", "padding_logits": False}
+    options |= {"candidates": "all" if multimask else "best", "padding_logits": False, "heed_clicks": True}
     points, labels = [point[:2] for point in POINTS], [point[2] for point in POINTS]
     masks, scores, logits = predictor.predict(points, labels, box=[3, 4, 50, 30], **options)
     found = ask(client, image, points=POINTS, box=[3, 4, 50, 30], fusion=fusion, multimask=multimask).json()
@@ -77,6 +77,21 @@ def test_answers_are_those_of_the_predictor(
         box=[3, 4, 50, 30], mask_input=logits[last][None], multimask_output=False, fusion=fusion
     )
     assert (decode_rle(again.json()["masks"][0]["rle"]) == expected[0]).all()
+
+
+@pytest.mark.parametrize("fusion", ["hq", "sum"])
+def test_clicks_are_heeded(client: Any, predictor: SamPredictor, fusion: str) -> None:
+    """With random weights the masks disagree widely: some of many clicks need it."""
+    changed = 0
+    for x in range(3, 60, 8):
+        points = [[x, 12, 0], [40, x * 0.6, 1]]
+        prompt: dict[str, Any] = {"point_coords": [p[:2] for p in points], "point_labels": [0, 1]}
+        prompt |= {"multimask_output": False, "fusion": fusion, "padding_logits": False}
+        plain, heeded = (predictor.predict(**prompt, heed_clicks=heed)[0][0] for heed in (False, True))
+        answer = ask(client, ids(client)[0], points=points, fusion=fusion).json()["masks"][0]
+        assert (decode_rle(answer["rle"]) == heeded).all()
+        changed += (plain != heeded).any()
+    assert changed
 
 
 @pytest.mark.parametrize(
