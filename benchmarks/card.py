@@ -38,6 +38,9 @@ RUNS = {
     "clicks": f"{POINTS} clicks.prompts=[clicks] clicks.clicks=10",
     "negative": f"{POINTS} clicks.prompts=[negative,boxes]",
     "heeded": f"{POINTS} clicks.prompts=[negative] clicks.heed=true",
+    "negative_again": f"{POINTS} clicks.prompts=[negative] clicks.refine=again columns=[sum]",
+    "heeded_again": f"{POINTS} clicks.prompts=[negative] clicks.refine=again clicks.heed=true columns=[sum]",
+    "clicks_heeded": f"{POINTS} clicks.prompts=[clicks] clicks.clicks=10 clicks.heed=true columns=[sum]",
     "bsds_regions": f"{EVAL_HQ} data.sets=[bsds500_val] data.max_per_source=300",
     "eval_scenes": f"{EVAL_HQ} data.sets=[{{out}}/scenes] refine=none",
     "prop_eval": f"{PROPOSALS} data.sets=[eval_hq] proposals.max_images=1",
@@ -107,7 +110,7 @@ def tables(results: Results, out: Path) -> Iterator[list[str]]:
         yield by_source(results)
         yield by_share(results["eval_hq"], out / "eval_hq" / "records.jsonl")
     if "clicks" in results:
-        yield after_clicks(results["clicks"]["mean"])
+        yield after_clicks(results)
     if "negative" in results:
         yield negative_clicks(results)
         yield noisy_boxes(results["negative"]["mean"])
@@ -177,20 +180,27 @@ def mean_over(objects: list[dict[str, Any]], column: str) -> Cell | None:
     return {metric: 100 * float(np.mean([one[metric][column] for one in objects])) for metric in ("miou", "mbiou")}
 
 
-def after_clicks(mean: Mapping[str, Cell]) -> list[str]:
+def after_clicks(results: Results) -> list[str]:
     """Masks after 1 to 10 clicks, and how many clicks an IoU takes."""
     steps = (1, 2, 3, 4, 5, 6, 8, 10)
     lines = head("clicks", *steps, "NoC@85", "NoC@90")
-    for column, cell in mean.items():
-        needed = (f"{cell[name]:.2f}" for name in ("noc85", "noc90"))
-        lines.append(row(TITLES[column], *(pair(cell, f"_click{step}") for step in steps), *needed))
+    for name, end in (("clicks", ""), ("clicks_heeded", ", `heed_clicks`")):
+        for column, cell in results.get(name, {"mean": {}})["mean"].items():
+            needed = (f"{cell[metric]:.2f}" for metric in ("noc85", "noc90"))
+            lines.append(row(TITLES[column] + end, *(pair(cell, f"_click{step}") for step in steps), *needed))
     return lines
 
 
 def negative_clicks(results: Results) -> list[str]:
     """A box, and a negative click where the answer took too much."""
     lines = head("box, then one negative click", "box", "after the click", "pixel gone", "region gone")
-    for name, end in (("negative", ""), ("heeded", ", `heed_clicks`")):
+    ends = {
+        "negative": "",
+        "heeded": ", `heed_clicks`",
+        "negative_again": ", two looks",
+        "heeded_again": ", two looks, `heed_clicks`",
+    }
+    for name, end in ends.items():
         for column, cell in results.get(name, {"mean": {}})["mean"].items():
             gone = (f"{cell[metric]:.0f} %" for metric in ("removed_pixel", "removed_region"))
             lines.append(row(TITLES[column] + end, pair(cell, "_box"), pair(cell, "_negative"), *gone))

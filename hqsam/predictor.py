@@ -198,7 +198,7 @@ class SamPredictor:
         candidates: Candidates = "best",
         refine: Refine | None = None,
         score: ScoreSource | None = None,
-        heed_clicks: bool = False,
+        heed_clicks: bool | None = None,
         padding_logits: bool = True,
     ) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.float32]]:
         """Predict masks from prompts in pixels of the original image.
@@ -221,8 +221,8 @@ class SamPredictor:
                 "none" neither. None: the model's default where HQ takes part and a prompt gets one mask, else "none".
             score: "sam" is SAM's predicted IoU of SAM's mask; "own" and "own_boundary" are the predicted IoU and
                 boundary IoU of the mask that is returned, from the model's score head. None is the model's default.
-            heed_clicks: where a point is not heeded by the mask with HQ and is by SAM's own, give the region around it
-                SAM's logits (`hqsam.heeding.heed_clicks`). Scores are of the mask before. Not for `refine` with "zoom".
+            heed_clicks: where SAM's own mask heeds a point and the mask with HQ does not, give the region around it its
+                logits (`hqsam.heeding`); not with a "zoom". Scores are of the mask before. None: the model's default.
             padding_logits: False leaves out the logits of the padding beside an image that is not square: those that
                 are returned are far below zero there. The masks are the same; answers to logits that are fed back, by
                 `refine="again"` too, differ a little (docs/predictor.md says what was measured).
@@ -270,7 +270,7 @@ class SamPredictor:
         candidates: Candidates = "best",
         refine: Refine | None = None,
         score: ScoreSource | None = None,
-        heed_clicks: bool = False,
+        heed_clicks: bool | None = None,
         padding_logits: bool = True,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Predict masks from batched prompts in the model's input frame (see `transform`).
@@ -316,7 +316,7 @@ class SamPredictor:
         candidates: Candidates = "best",
         refine: Refine | None = None,
         score: ScoreSource | None = None,
-        heed_clicks: bool = False,
+        heed_clicks: bool | None = None,
         image_format: str = "RGB",
         batch_size: int | None = None,
     ) -> list[Segmentation]:

@@ -116,23 +116,26 @@ def wanted_answer(
     candidates: Candidates = "best",
     refine: Refine | None = None,
     score: ScoreSource | None = None,
-    heed_clicks: bool = False,
+    heed_clicks: bool | None = None,
 ) -> Answer:
     """What a caller asked for, with the model's defaults where nothing was asked.
 
-    A model's default refinement is for masks that HQ takes part in, one a prompt: plain SAM stays what it is.
+    A model's default refinement is for masks that HQ takes part in, one a prompt: plain SAM stays what it is. Heeding
+    and a zoom exclude each other: what nobody asked for gives way.
 
     Raises:
         ValueError: see `Sam.resolve_fusion`, `Sam.resolve_score` and `Answer`.
     """
     chosen = model.resolve_fusion(fusion, hq_token_only)
     scored = model.resolve_score(score, chosen)
-    answer = Answer(multimask, return_logits, chosen, candidates, score=scored, heed_clicks=heed_clicks)
+    answer = Answer(multimask, return_logits, chosen, candidates, score=scored)
+    if heed_clicks is None:
+        heed_clicks = model.default_heed_clicks and refine not in ("zoom", "again+zoom")
     if refine is None:
         refine = model.default_refine if chosen != "sam" and answer.masks_per_prompt == 1 else "none"
         if heed_clicks and refine in ("zoom", "again+zoom"):
-            refine = "again" if refine == "again+zoom" else "none"  # nobody asked for the zoom
-    return replace(answer, refine=refine)
+            refine = "again" if refine == "again+zoom" else "none"
+    return replace(answer, refine=refine, heed_clicks=heed_clicks)
 
 
 @torch.no_grad()

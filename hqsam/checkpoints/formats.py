@@ -15,7 +15,12 @@ from torch import Tensor
 from hqsam.checkpoints.foreign import Naming, to_official
 from hqsam.checkpoints.official import Family, Part, family_of, listing, part_of, translate_official
 from hqsam.checkpoints.reading import ADAPTED, TensorFile, is_adapter, known_head, read_file
-from hqsam.checkpoints.recommendations import recommended_fusion, recommended_refine, recommended_score
+from hqsam.checkpoints.recommendations import (
+    recommended_fusion,
+    recommended_heed_clicks,
+    recommended_refine,
+    recommended_score,
+)
 from hqsam.errors import CheckpointError
 from hqsam.models import FULL_HEAD, head_title
 from hqsam.types import Fusion, Refine, ScoreSource
@@ -189,6 +194,15 @@ class CheckpointInfo:
             CheckpointError: it recommends what does not exist.
         """
         return recommended_refine(self.metadata, str(self.path))
+
+    @property
+    def recommended_heed_clicks(self) -> bool | None:
+        """Whether the file recommends that clicks are heeded, None where it says nothing.
+
+        Raises:
+            CheckpointError: it recommends what does not exist.
+        """
+        return recommended_heed_clicks(self.metadata, str(self.path))
 
     @property
     def title(self) -> str:

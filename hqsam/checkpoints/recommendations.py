@@ -6,18 +6,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from hqsam.errors import CheckpointError
 from hqsam.types import FUSIONS, REFINEMENTS, SCORE_SOURCES, Fusion, Refine, ScoreSource
 
 Choice = TypeVar("Choice", bound=str)
 
-RECOMMENDED_FUSION, RECOMMENDED_SCORE, RECOMMENDED_REFINE = RECOMMENDATIONS = (
+RECOMMENDED_FUSION, RECOMMENDED_SCORE, RECOMMENDED_REFINE, RECOMMENDED_HEED_CLICKS = RECOMMENDATIONS = (
     "recommended_fusion",
     "recommended_score",
     "recommended_refine",
+    "recommended_heed_clicks",
 )
+_ANSWERS: tuple[Literal["yes", "no"], ...] = ("yes", "no")
 
 
 def recommended_fusion(strings: Mapping[str, str], source: str) -> Fusion | None:
@@ -47,6 +49,16 @@ def recommended_refine(strings: Mapping[str, str], source: str) -> Refine | None
     return _one_of(strings, REFINEMENTS, RECOMMENDED_REFINE, source)
 
 
+def recommended_heed_clicks(strings: Mapping[str, str], source: str) -> bool | None:
+    """Whether clicks are recommended to be heeded, or None.
+
+    Raises:
+        CheckpointError: it is neither "yes" nor "no".
+    """
+    answer = _one_of(strings, _ANSWERS, RECOMMENDED_HEED_CLICKS, source)
+    return None if answer is None else answer == "yes"
+
+
 def check_recommendations(strings: Mapping[str, str], source: str) -> None:
     """Refuse to recommend what does not exist.
 
@@ -56,6 +68,7 @@ def check_recommendations(strings: Mapping[str, str], source: str) -> None:
     recommended_fusion(strings, source)
     recommended_score(strings, source)
     recommended_refine(strings, source)
+    recommended_heed_clicks(strings, source)
 
 
 def _one_of(strings: Mapping[str, str], legal: Sequence[Choice], key: str, source: str) -> Choice | None:

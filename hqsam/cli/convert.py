@@ -35,38 +35,47 @@ RecommendedRefine = Annotated[
     Literal["none", "again", "zoom", "again+zoom"] | None,
     typer.Option("--recommended-refine", help="The same for second looks at an object."),
 ]
+RecommendedHeedClicks = Annotated[
+    Literal["yes", "no"] | None,
+    typer.Option("--recommended-heed-clicks", help="The same for clicks that SAM's own mask heeds."),
+]
+
+Format = Annotated[
+    Literal["official", "sam", "hq_sam", "hq_head", "hq_decoder", "transformers", "timm"],
+    typer.Option(
+        "--to",
+        metavar="FORMAT",
+        help="official, sam, hq_sam, hq_head, hq_decoder, transformers or timm (the encoder alone).",
+    ),
+]
+Lora = Annotated[
+    Path | None, typer.Option("--lora", metavar="FILE", help="Encoder adapter of a training run to merge into SRC.")
+]
+Part = Annotated[
+    Literal["all", "hq", "hq_decoder", "sam"],
+    typer.Option("--part", help="What to keep: all, the HQ head, that and SAM's mask decoder, or plain SAM."),
+]
 
 
 def convert(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="A checkpoint of any known layout.")],
     destination: Annotated[Path, typer.Argument(metavar="DST", help="Ends with .pth, .pt or .safetensors.")],
-    to: Annotated[
-        Literal["official", "sam", "hq_sam", "hq_head", "hq_decoder", "transformers", "timm"],
-        typer.Option(
-            "--to",
-            metavar="FORMAT",
-            help="official, sam, hq_sam, hq_head, hq_decoder, transformers or timm (the encoder alone).",
-        ),
-    ] = "official",
+    to: Format = "official",
     head: Annotated[
         Path | None, typer.Option("--head", metavar="FILE", help="HQ head, or HQ mask decoder, to put into SRC.")
     ] = None,
     encoder: Annotated[
         Path | None, typer.Option("--encoder", metavar="FILE", help="Image encoder of timm to put into SRC.")
     ] = None,
-    lora: Annotated[
-        Path | None, typer.Option("--lora", metavar="FILE", help="Encoder adapter of a training run to merge into SRC.")
-    ] = None,
+    lora: Lora = None,
     interpolate: Interpolate = None,
     share: Share = None,
-    part: Annotated[
-        Literal["all", "hq", "hq_decoder", "sam"],
-        typer.Option("--part", help="What to keep: all, the HQ head, that and SAM's mask decoder, or plain SAM."),
-    ] = "all",
+    part: Part = "all",
     dtype: NumberType = None,
     recommended_fusion: RecommendedFusion = None,
     recommended_score: RecommendedScore = None,
     recommended_refine: RecommendedRefine = None,
+    recommended_heed_clicks: RecommendedHeedClicks = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Rewrite a checkpoint of any known layout, and compare what was written with what was meant.
@@ -82,7 +91,12 @@ def convert(
 
     from hqsam.checkpoints import convert_checkpoint
 
-    recommended = {"fusion": recommended_fusion, "score": recommended_score, "refine": recommended_refine}
+    recommended = {
+        "fusion": recommended_fusion,
+        "score": recommended_score,
+        "refine": recommended_refine,
+        "heed_clicks": recommended_heed_clicks,
+    }
     info = convert_checkpoint(
         source,
         destination,

@@ -49,7 +49,7 @@ def _show(title: str, rows: Mapping[str, Any], as_json: bool, hidden: Sequence[s
     typer.echo(title)
     for name, value in rows.items():
         if name not in hidden and value not in (None, "", {}):
-            typer.echo(f"  {name.replace('_', ' '):<20}{_words(value)}")
+            typer.echo(f"  {name.replace('_', ' '):<24}{_words(value)}")
 
 
 def describe(info: CheckpointInfo) -> dict[str, Any]:
@@ -70,6 +70,7 @@ def describe(info: CheckpointInfo) -> dict[str, Any]:
         "recommended_fusion": info.metadata.get("recommended_fusion"),
         "recommended_score": info.metadata.get("recommended_score"),
         "recommended_refine": info.metadata.get("recommended_refine"),
+        "recommended_heed_clicks": info.metadata.get("recommended_heed_clicks"),
         "metadata": dict(info.metadata),
     }
 

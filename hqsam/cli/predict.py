@@ -49,7 +49,7 @@ class Request:
     points: list[tuple[float, float, int]]  # x, y, label
     multimask: bool
     refine: Refine | None = None
-    heed_clicks: bool = False
+    heed_clicks: bool | None = None
 
 
 Picture = Annotated[Path, typer.Argument(metavar="IMAGE", help="Photograph; any format that Pillow reads.")]
@@ -83,8 +83,11 @@ RefineChoice = Annotated[
 ]
 
 HeedClicks = Annotated[
-    bool,
-    typer.Option("--heed-clicks", help="Let the mask with HQ heed points that SAM's own mask heeds."),
+    bool | None,
+    typer.Option(
+        "--heed-clicks/--no-heed-clicks",
+        help="Let the mask with HQ heed points that SAM's own mask heeds. Default: what the weights recommend.",
+    ),
 ]
 
 
@@ -98,7 +101,7 @@ def predict(
     fusion: FusionChoice = None,
     multimask: Multimask = None,
     refine: RefineChoice = None,
-    heed_clicks: HeedClicks = False,
+    heed_clicks: HeedClicks = None,
     device: Device = "auto",
     as_json: JsonFlag = False,
     text: Texts = None,
@@ -168,7 +171,7 @@ def make_request(
     multimask: bool | None = None,
     text: TextRequest | None = None,
     refine: Refine | None = None,
-    heed_clicks: bool = False,
+    heed_clicks: bool | None = None,
 ) -> Request:
     """Prompts from the command line.
 

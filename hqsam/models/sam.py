@@ -41,6 +41,7 @@ class Sam(TrainableParts):
             without. `create_model` sets it from what a weights file recommends.
         default_score: the same for the score of masks that HQ takes part in; None is "sam".
         default_refine: how the predictor refines such masks where a caller asks for nothing else.
+        default_heed_clicks: whether it lets such masks heed clicks that SAM's own mask heeds.
     """
 
     mask_threshold: float = 0.0
@@ -64,6 +65,7 @@ class Sam(TrainableParts):
         self.default_fusion: Fusion | None = None
         self.default_score: ScoreSource | None = None
         self.default_refine: Refine = "none"
+        self.default_heed_clicks = False
         self.set_trained(["head"] if self.has_hq else SAM_PARTS)
 
     @property

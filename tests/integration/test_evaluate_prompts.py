@@ -138,9 +138,10 @@ def test_negative_clicks_by_hand(model: Sam, pack: Path) -> None:
     assert 1 <= scores["n_negative"] <= scores["n"] and 0 <= scores["removed_region"] <= 100
 
 
-def test_clicks_that_are_heeded(model: Sam, pack: Path) -> None:
+@pytest.mark.parametrize("refine", ["none", "again"])
+def test_clicks_that_are_heeded(model: Sam, pack: Path, refine: str) -> None:
     """The plain column stays, and what the mask with HQ is after the click is the predictor's, which heeds."""
-    options = {"prompts": ("negative",), "columns": ("sam", "sum")}
+    options: dict[str, Any] = {"prompts": ("negative",), "columns": ("sam", "sum"), "refine": refine}
     plain, heeding = (
         ClickTask(model, open_dataset(pack), ClickOptions(**options, heed=heed)) for heed in (False, True)
     )
@@ -152,10 +153,10 @@ def test_clicks_that_are_heeded(model: Sam, pack: Path) -> None:
     truth, box = loaded.targets[0], mask_to_box(loaded.targets[0])
     predictor = SamPredictor(model)
     predictor.set_image(loaded.image)
-    first, _, logits = predictor.predict(box=box, multimask_output=False, fusion="sum", refine="none")
+    first, _, logits = predictor.predict(box=box, multimask_output=False, fusion="sum", refine=refine)
     found = surplus_click(first[0], truth)
     assert found is not None, "this model must take too much somewhere for the test to say anything"
-    prompt = {"point_coords": [found[0][:2]], "point_labels": [0], "box": box, "mask_input": logits, "refine": "none"}
+    prompt = {"point_coords": [found[0][:2]], "point_labels": [0], "box": box, "mask_input": logits, "refine": refine}
     heeded = predictor.predict(**prompt, multimask_output=False, fusion="sum", heed_clicks=True)[0][0]
     assert after.miou["sum"]["negative"] == mask_iou(heeded, truth)
 
@@ -221,6 +222,8 @@ def test_a_perfect_answer_is_not_clicked_again(model: Sam, pack: Path, monkeypat
     [
         ({"prompts": ()}, "prompts is empty"),
         ({"heed": True, "correlation": True}, "measure correlation without heed"),
+        ({"refine": "zoom"}, 'refine must be "none" or "again"'),
+        ({"refine": "again", "prompts": ("clicks", "boxes")}, "for the prompts boxes and negative"),
         ({"prompts": ("mask",)}, "clicks, points, point, boxes"),
         ({"prompts": ("clicks", "clicks")}, "different ones"),
         ({"columns": ("best",)}, "sam, hq, sum"),

@@ -161,6 +161,23 @@ def test_plain_sam_and_boxes_stay_what_they_are(predictor):
         assert all(np.array_equal(a, b) for a, b in zip(plain, heeded, strict=True))
 
 
+def test_the_models_default(predictor, monkeypatch):
+    """It is for masks that HQ takes part in, and gives way to a zoom that was asked for."""
+    prompt = {"point_coords": [[50, 20], [30, 35]], "point_labels": [0, 1], "multimask_output": False}
+
+    def logits(**options):
+        return predictor.predict(**prompt, **options)[2]
+
+    plain, heeded = (logits(heed_clicks=heed) for heed in (False, True))
+    sam, zoomed = logits(fusion="sam"), logits(refine="zoom")
+    assert not np.array_equal(plain, heeded) and np.array_equal(logits(), plain)
+    monkeypatch.setattr(predictor.model, "default_heed_clicks", True)
+    assert np.array_equal(logits(), heeded) and np.array_equal(logits(heed_clicks=False), plain)
+    assert np.array_equal(logits(fusion="sam"), sam) and np.array_equal(logits(refine="zoom"), zoomed)
+    monkeypatch.setattr(predictor.model, "default_refine", "zoom")
+    assert np.array_equal(logits(), heeded)
+
+
 def test_heeding_is_not_for_crops(predictor, monkeypatch):
     """One that the weights recommend gives way, one that was asked for is refused."""
     prompt = {"point_coords": [[20, 20]], "point_labels": [0], "multimask_output": False, "heed_clicks": True}

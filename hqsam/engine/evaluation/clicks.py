@@ -50,6 +50,8 @@ class ClickOptions:
         correlation: measure how well every score that the model has goes with the true IoU; each prompt is then
             answered once more for each further score.
         heed: `heed_clicks` of `SamPredictor.predict`.
+        refine: of masks with HQ, as there; "again" goes with the prompts "boxes" and "negative", since answers to
+            clicks are fed back anyway and a single point has three.
     """
 
     prompts: tuple[PromptKind, ...] = ("clicks",)
@@ -64,6 +66,7 @@ class ClickOptions:
     score: ScoreSource | None = None
     correlation: bool = False
     heed: bool = False
+    refine: Literal["none", "again"] = "none"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be asked, before anything is computed.
@@ -83,6 +86,10 @@ class ClickOptions:
                 raise ValueError(f"{name} must be different numbers, got {list(numbers)}")
         if self.heed and self.correlation:
             raise ValueError("scores are of masks before clicks are heeded: measure correlation without heed")
+        if self.refine not in ("none", "again"):
+            raise ValueError(f'refine must be "none" or "again", got {self.refine!r}')
+        if self.refine == "again" and not set(self.prompts) <= {"boxes", "negative"}:
+            raise ValueError(f'refine="again" is for the prompts boxes and negative, got {list(self.prompts)}')
         if not self.noise or not all(0 <= scale <= 1 for scale in self.noise):
             raise ValueError(f"noise must be scales within 0 and 1, got {list(self.noise)}")
 
@@ -263,7 +270,8 @@ class ClickTask:
     ) -> tuple[NDArray[np.bool_], dict[ScoreSource, NDArray[np.float32]], NDArray[np.float32]]:
         """(C, H, W) masks, their scores by source (the one in use first), (C, 4h, 4w) logits."""
         first = self.scores[column]
-        prompt = {**prompt, "fusion": column, "refine": "none", "heed_clicks": self.options.heed}
+        refine = "none" if column == "sam" else self.options.refine
+        prompt = {**prompt, "fusion": column, "refine": refine, "heed_clicks": self.options.heed}
         masks, scores, low = self.predictor.predict(**prompt, score=first)
         found = {first: scores}
         has_own = column != "sam" and self.predictor.model.score_head is not None
@@ -293,6 +301,7 @@ class ClickTask:
             "dilation_ratio": o.dilation_ratio,
             **({"correlation": "scores with the truth"} if o.correlation else {}),
             **({"heed": "points that SAM's mask heeds, masks with HQ heed too"} if o.heed else {}),
+            **({"refine": f"masks with HQ: {o.refine}"} if o.refine != "none" else {}),
             "resolution": self.predictor.model.image_size,
             "max_per_source": "all" if o.max_per_source is None else o.max_per_source,
         }

@@ -102,6 +102,7 @@ class ClickConfig:
     seed: int = setting(0, "of random points and noise")
     correlation: bool = setting(False, "measure how well scores go with the true mask and boundary IoU")
     heed: bool = setting(False, "let masks with HQ heed points that SAM's own mask heeds")
+    refine: Literal["none", "again"] = setting("none", "second look at masks with HQ; of boxes and negative alone")
 
 
 @dataclass(kw_only=True)

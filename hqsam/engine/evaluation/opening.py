@@ -116,6 +116,7 @@ def _clicks(config: EvalConfig, model: Sam) -> tuple[AnyTask, Show]:
         score=_score(config),
         correlation=keys.correlation,
         heed=keys.heed,
+        refine=keys.refine,
         columns=tuple(config.columns),  # type: ignore[arg-type]
         max_per_source=config.data.max_per_source,
         dilation_ratio=config.dilation_ratio,

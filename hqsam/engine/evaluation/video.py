@@ -275,6 +275,7 @@ class VideoTask:
                 return_logits=True,
                 fusion=column,
                 refine="none",
+                heed_clicks=False,
             )
             yield from zip(chunk, masks[:, 0], strict=True)
 

@@ -175,7 +175,12 @@ def test_a_recommendation_needs_what_it_is_about(file: Path, tmp_path: Path) -> 
     save_checkpoint(_build("hq_test_tiny", file), without)
     with pytest.raises(CheckpointError, match="would have no score head, which recommended_score='own' is about"):
         convert_checkpoint(without, tmp_path / "a.safetensors", metadata={"recommended_score": "own"})
-    for asked in ({"recommended_score": "own"}, {"recommended_refine": "again"}, {"recommended_fusion": "hq"}):
+    for asked in (
+        {"recommended_score": "own"},
+        {"recommended_refine": "again"},
+        {"recommended_heed_clicks": "yes"},
+        {"recommended_fusion": "hq"},
+    ):
         with pytest.raises(CheckpointError, match="would have no HQ head"):
             convert_checkpoint(file, tmp_path / "b.safetensors", part="sam", metadata=asked)
     assert not list(tmp_path.glob("[ab].safetensors"))

@@ -304,6 +304,19 @@ def test_a_recommended_refinement_is_the_default_of_create_model(refine: str, tm
         save_checkpoint(build("hq_test_tiny"), tmp_path / "b.safetensors", metadata={"recommended_refine": "twice"})
 
 
+@pytest.mark.parametrize("answer", ["yes", "no"])
+def test_heeding_can_be_recommended(answer: str, tmp_path: Path, build: Build) -> None:
+    path = tmp_path / "a.safetensors"
+    info = save_checkpoint(build("hq_test_tiny"), path, metadata={"recommended_heed_clicks": answer})
+    assert info.recommended_heed_clicks == (answer == "yes")
+    assert create_model("hq_test_tiny", path, device="cpu").default_heed_clicks == (answer == "yes")
+    assert not create_model("sam_test_tiny", path, device="cpu").default_heed_clicks
+    assert not load_by_name("hq_test_tiny", path, device="cpu")[0].default_heed_clicks
+    assert save_checkpoint(build("hq_test_tiny"), path).recommended_heed_clicks is None
+    with pytest.raises(CheckpointError, match="recommended_heed_clicks must be one of yes, no"):
+        save_checkpoint(build("hq_test_tiny"), tmp_path / "b.safetensors", metadata={"recommended_heed_clicks": "true"})
+
+
 def test_the_registry_of_published_names_ignores_recommendations(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     convert_checkpoint(EMBEDDED_SAM, path, head=EMBEDDED_HEAD, metadata={"recommended_fusion": "hq"})

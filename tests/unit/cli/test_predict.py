@@ -111,9 +111,9 @@ def test_clicks_can_be_heeded(photo: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
     asked, predict = [], SamPredictor.predict
     monkeypatch.setattr(SamPredictor, "predict", lambda *a, **k: asked.append(k["heed_clicks"]) or predict(*a, **k))
-    for flags in ([], ["--heed-clicks"]):
+    for flags in ([], ["--heed-clicks"], ["--no-heed-clicks"]):
         run(photo, "--point", "20,20", "--point", "5,5,0", *flags)
-    assert asked == [False, True]
+    assert asked == [None, True, False]
 
 
 def test_json_goes_to_standard_output_alone(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
