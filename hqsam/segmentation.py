@@ -183,6 +183,8 @@ def ask_again(
     """
     once = replace(answer, multimask=False)
     second, scores, _ = answer_confident_prompts(model, features, asked_again(prompts, logits), once, prepared)
+    if answer.heed_clicks and answer.fusion != "sam":  # SAM may take back what it did, and the first answer has it
+        second = heed_clicks(second, logits.to(second), prompts, model.image_size, model.mask_threshold)
     return second, scores
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hqsam import SamPredictor
+from hqsam import SamPredictor, segmentation
 from hqsam.heeding import heed_clicks
 from hqsam.postprocess import full_size_masks
 from hqsam.registry import build_model, model_spec
@@ -159,6 +159,18 @@ def test_plain_sam_and_boxes_stay_what_they_are(predictor):
         plain = predictor.predict(**prompt, multimask_output=False)
         heeded = predictor.predict(**prompt, multimask_output=False, heed_clicks=True)
         assert all(np.array_equal(a, b) for a, b in zip(plain, heeded, strict=True))
+
+
+@pytest.mark.parametrize(("fusion", "heed"), [("sum", True), ("hq", True), ("sum", False), ("sam", True)])
+def test_a_second_look_does_not_take_back(predictor, monkeypatch, fusion, heed):
+    """SAM's own mask may be inside in its second answer where it was not in the first one."""
+    object_, surplus = (1, 1, 6, 6), (8, 8, 11, 11)
+    first, second = _logits(object_), _logits(object_, surplus)
+    monkeypatch.setattr(segmentation, "answer_confident_prompts", lambda *_: (second, torch.ones(1, 1), None))
+    answer = segmentation.Answer(False, False, fusion, "best", refine="again", heed_clicks=heed)
+    click = _click(9.5 * predictor.model.image_size / 16, 9.5 * predictor.model.image_size / 16, 0)
+    logits, _ = segmentation.ask_again(predictor.model, predictor.get_features(), click, first, answer)
+    assert torch.equal(logits, first if heed and fusion != "sam" else second)
 
 
 def test_the_models_default(predictor, monkeypatch):
