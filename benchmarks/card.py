@@ -33,13 +33,14 @@ PROPOSALS = "configs/eval/proposals.yaml proposals.points_per_side=16"
 RUNS = {
     "eval_hq": BOXES,
     "eval_hq_none": f"{BOXES} refine=none",
-    "eval_hq_again": f"{BOXES} refine=again",
-    "eval_hq_zoom": f"{BOXES} refine=again+zoom columns=[sum]",
+    "eval_hq_again": f"{BOXES} refine=again columns=[hq,sum]",
+    "eval_hq_three": f"{BOXES} refine=again+again columns=[sam]",
+    "eval_hq_zoom": f"{BOXES} refine=again+again+zoom columns=[sum]",
     "clicks": f"{POINTS} clicks.prompts=[clicks] clicks.clicks=10",
     "negative": f"{POINTS} clicks.prompts=[negative,boxes]",
     "heeded": f"{POINTS} clicks.prompts=[negative] clicks.heed=true",
-    "negative_again": f"{POINTS} clicks.prompts=[negative] clicks.refine=again columns=[sum]",
-    "heeded_again": f"{POINTS} clicks.prompts=[negative] clicks.refine=again clicks.heed=true columns=[sum]",
+    "negative_three": f"{POINTS} clicks.prompts=[negative] clicks.refine=again+again columns=[sum]",
+    "heeded_three": f"{POINTS} clicks.prompts=[negative] clicks.refine=again+again clicks.heed=true columns=[sum]",
     "clicks_heeded": f"{POINTS} clicks.prompts=[clicks] clicks.clicks=10 clicks.heed=true columns=[sum]",
     "bsds_regions": f"{EVAL_HQ} data.sets=[bsds500_val] data.max_per_source=300",
     "eval_scenes": f"{EVAL_HQ} data.sets=[{{out}}/scenes] refine=none",
@@ -60,7 +61,7 @@ def main(
     out: Annotated[Path, typer.Option(help="folder of the runs")] = Path("runs/card"),
     checkpoint: Annotated[Path | None, typer.Option(help="another head of hq_vit_tiny: a whole model")] = None,
     only: Annotated[str, typer.Option(help="names of runs, with commas")] = ",".join(RUNS),
-    refine: Annotated[str, typer.Option(help="default of a checkpoint that recommends nothing")] = "again",
+    refine: Annotated[str, typer.Option(help="default of a checkpoint that recommends nothing")] = "again+again",
 ) -> None:
     """Measure what is missing, and print the tables of what is there."""
     model = ["model.name=hq_vit_tiny.embedded"]
@@ -140,19 +141,22 @@ def head(*cells: object) -> list[str]:
 
 
 def by_source(results: Results) -> list[str]:
-    """Boxes: the frozen SAM, one look, two looks, and what else can be asked for."""
-    two, one, again, zoom = (rows(results.get(f"eval_hq{end}")) for end in ("", "_none", "_again", "_zoom"))
+    """Boxes: the frozen SAM, one look to three, and what else can be asked for."""
+    ends = ("", "_none", "_again", "_three", "_zoom")
+    three, one, two, sam, zoom = (rows(results.get(f"eval_hq{end}")) for end in ends)
     columns = {
-        "MobileSAM alone": (two, "sam"),
+        "MobileSAM alone": (three, "sam"),
         "SAM + HQ, one look": (one, "sum"),
         "SAM + HQ, two": (two, "sum"),
-        "MobileSAM, two looks": (again, "sam"),
-        "SAM + HQ, again+zoom": (zoom, "sum"),
+        "SAM + HQ, three": (three, "sum"),
+        "MobileSAM, three looks": (sam, "sam"),
+        "SAM + HQ, again+again+zoom": (zoom, "sum"),
         "HQ alone, one look": (one, "hq"),
         "HQ alone, two": (two, "hq"),
+        "HQ alone, three": (three, "hq"),
     }
     lines = head("boxes", "objects", *columns)
-    for name, scores in two.items():
+    for name, scores in three.items():
         cells = (pair(result.get(name, {}).get(column)) for result, column in columns.values())
         lines.append(row(name, scores["sum"]["n"], *cells))
     return lines
@@ -197,8 +201,8 @@ def negative_clicks(results: Results) -> list[str]:
     ends = {
         "negative": "",
         "heeded": ", `heed_clicks`",
-        "negative_again": ", two looks",
-        "heeded_again": ", two looks, `heed_clicks`",
+        "negative_three": ", three looks",
+        "heeded_three": ", three looks, `heed_clicks`",
     }
     for name, end in ends.items():
         for column, cell in results.get(name, {"mean": {}})["mean"].items():

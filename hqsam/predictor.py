@@ -215,9 +215,9 @@ class SamPredictor:
             hq_token_only: return HQ's mask alone, same as `fusion="hq"`.
             fusion: "sum" (default of HQ models), "hq", or "sam" for exactly plain SAM.
             candidates: "all" with `multimask_output` returns each of SAM's three masks fused with HQ's.
-            refine: "again" asks once more with the first answer as the mask prompt, and returns logits and scores of
-                the second; an empty sum is SAM's mask. "zoom" looks again at the part of the image around each object
-                that fills little of it; logits and scores are those before. "again+zoom" does one after the other,
+            refine: "again" asks once more with the first answer as the mask prompt, "again+again" twice; the last
+                logits and scores come back, and an empty sum is SAM's mask. "zoom" looks again at the surroundings of
+                objects that fill little of the image; logits and scores are those before. "again+zoom" does both,
                 "none" neither. None: the model's default where HQ takes part and a prompt gets one mask, else "none".
             score: "sam" is SAM's predicted IoU of SAM's mask; "own" and "own_boundary" are the predicted IoU and
                 boundary IoU of the mask that is returned, from the model's score head. None is the model's default.

@@ -20,7 +20,18 @@ from hqsam.models.selection import MULTIMASK_CANDIDATES, SINGLE_CANDIDATE, sam_m
 from hqsam.postprocess import full_size_masks
 from hqsam.prompts import Prompt, PromptFrame, as_prompts
 from hqsam.refine import asked_again, zoom
-from hqsam.types import OUTSIDE_LOGIT, REFINEMENTS, Candidates, Fusion, ImageFeatures, Prompts, Refine, ScoreSource
+from hqsam.types import (
+    OUTSIDE_LOGIT,
+    REFINEMENTS,
+    Candidates,
+    Fusion,
+    ImageFeatures,
+    Prompts,
+    Refine,
+    ScoreSource,
+    times_again,
+    without_zoom,
+)
 
 GROUP = 64
 """Prompts whose candidates are in memory at once, of which only the chosen masks' logits are kept."""
@@ -76,13 +87,13 @@ class Answer:
         if self.heed_clicks and self.zooms:
             raise ValueError(
                 f"heed_clicks is about the whole image, and refine={self.refine!r} looks at crops: "
-                'pass refine="none" or refine="again"'
+                f"pass refine={without_zoom(self.refine)!r}"
             )
 
     @property
     def asks_again(self) -> bool:
-        """Whether each answer becomes the mask prompt of a second one."""
-        return self.refine in ("again", "again+zoom")
+        """Whether each answer becomes the mask prompt of another one."""
+        return times_again(self.refine) > 0
 
     @property
     def fills_empty(self) -> bool:
@@ -92,7 +103,7 @@ class Answer:
     @property
     def zooms(self) -> bool:
         """Whether small objects are looked at in a crop of their own."""
-        return self.refine in ("zoom", "again+zoom")
+        return without_zoom(self.refine) != self.refine
 
     @property
     def candidate_numbers(self) -> tuple[int, ...]:
@@ -130,11 +141,10 @@ def wanted_answer(
     scored = model.resolve_score(score, chosen)
     answer = Answer(multimask, return_logits, chosen, candidates, score=scored)
     if heed_clicks is None:
-        heed_clicks = model.default_heed_clicks and refine not in ("zoom", "again+zoom")
+        heed_clicks = model.default_heed_clicks and (refine is None or without_zoom(refine) == refine)
     if refine is None:
         refine = model.default_refine if chosen != "sam" and answer.masks_per_prompt == 1 else "none"
-        if heed_clicks and refine in ("zoom", "again+zoom"):
-            refine = "again" if refine == "again+zoom" else "none"
+        refine = without_zoom(refine) if heed_clicks else refine
     return replace(answer, refine=refine, heed_clicks=heed_clicks)
 
 
@@ -146,7 +156,7 @@ def answer_prompts(
     answer: Answer,
     prepared: PreparedImages | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Decode and select, twice where that is wanted; arguments as in `answer_confident_prompts`.
+    """Decode and select, again where that is wanted; arguments as in `answer_confident_prompts`.
 
     Returns:
         float32 logits (N, C, 4h, 4w) and scores (N, C).
@@ -168,7 +178,7 @@ def ask_again(
     answer: Answer,
     prepared: PreparedImages | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Answer prompts once more, the first answers being their mask prompts.
+    """Answer prompts once more, the first answers being their mask prompts, or twice.
 
     Args:
         model: the model.
@@ -181,11 +191,13 @@ def ask_again(
     Returns:
         float32 logits (N, 1, 4h, 4w) and scores (N, 1).
     """
-    once = replace(answer, multimask=False)
-    second, scores, _ = answer_confident_prompts(model, features, asked_again(prompts, logits), once, prepared)
-    if answer.heed_clicks and answer.fusion != "sam":  # SAM may take back what it did, and the first answer has it
-        second = heed_clicks(second, logits.to(second), prompts, model.image_size, model.mask_threshold)
-    return second, scores
+    single = replace(answer, multimask=False)
+    for _ in range(times_again(answer.refine)):
+        fed, before = asked_again(prompts, logits), logits
+        logits, scores, _ = answer_confident_prompts(model, features, fed, single, prepared)
+        if answer.heed_clicks and answer.fusion != "sam":  # SAM may take back what it did, and the answer before has it
+            logits = heed_clicks(logits, before.to(logits), prompts, model.image_size, model.mask_threshold)
+    return logits, scores
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -31,10 +31,21 @@ ScoreSource = Literal["sam", "own", "own_boundary"]
 
 SCORE_SOURCES: tuple[ScoreSource, ...] = ("sam", "own", "own_boundary")
 
-Refine = Literal["none", "again", "zoom", "again+zoom"]
-"""Second looks at an object: its first answer fed back once, a crop around it encoded again, or one after the other."""
+Refine = Literal["none", "again", "again+again", "zoom", "again+zoom", "again+again+zoom"]
+"""More looks at an object, one after the other: its answer fed back, and a crop around it encoded again."""
 
-REFINEMENTS: tuple[Refine, ...] = ("none", "again", "zoom", "again+zoom")
+REFINEMENTS: tuple[Refine, ...] = ("none", "again", "again+again", "zoom", "again+zoom", "again+again+zoom")
+
+
+def times_again(refine: Refine) -> int:
+    """How often an answer is fed back."""
+    return refine.split("+").count("again")
+
+
+def without_zoom(refine: Refine) -> Refine:
+    """What is left of a refinement that needs the features of the image alone."""
+    return cast(Refine, "+".join(look for look in refine.split("+") if look != "zoom") or "none")
+
 
 NEGATIVE, POSITIVE, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT = 0, 1, 2, 3
 NOT_A_POINT = -1

@@ -32,7 +32,7 @@ RecommendedScore = Annotated[
     typer.Option("--recommended-score", help="The same for the score, where DST has a score head."),
 ]
 RecommendedRefine = Annotated[
-    Literal["none", "again", "zoom", "again+zoom"] | None,
+    Literal["none", "again", "again+again", "zoom", "again+zoom", "again+again+zoom"] | None,
     typer.Option("--recommended-refine", help="The same for second looks at an object."),
 ]
 RecommendedHeedClicks = Annotated[

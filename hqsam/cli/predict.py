@@ -74,10 +74,10 @@ Multimask = Annotated[
 ]
 
 RefineChoice = Annotated[
-    Literal["none", "again", "zoom", "again+zoom"] | None,
+    Literal["none", "again", "again+again", "zoom", "again+zoom", "again+again+zoom"] | None,
     typer.Option(
         "--refine",
-        help="again: feed each answer back once. zoom: look again at the part of the picture around each small object. "
+        help="again: feed each answer back. zoom: look again at the part of the picture around each small object. "
         "Default: what the weights recommend.",
     ),
 ]

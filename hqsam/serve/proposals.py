@@ -20,7 +20,7 @@ from hqsam.serve.messages import MAX_OBJECTS, MaskObject, RleMessage, Source
 from hqsam.serve.pictures import Picture
 from hqsam.serve.store import Annotations, AnnotationStore, DamagedFileError, Proposal
 from hqsam.serve.worker import Job, Urgency, Worker
-from hqsam.types import Refine
+from hqsam.types import without_zoom
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ class Proposer:
 
     def _segmented(self, predictor: SamPredictor, given: ImageBoxes) -> Iterator[_Found]:
         # Zooming needs the pixels of the picture, of which only the features are kept.
-        refine: Refine = "again" if predictor.model.default_refine in ("again", "again+zoom") else "none"
+        refine = without_zoom(predictor.model.default_refine)
         for start in range(0, len(given.boxes), self._together):
             self.worker.run_more_urgent()
             boxes = given.boxes[start : start + self._together]

@@ -222,7 +222,7 @@ def test_a_perfect_answer_is_not_clicked_again(model: Sam, pack: Path, monkeypat
     [
         ({"prompts": ()}, "prompts is empty"),
         ({"heed": True, "correlation": True}, "measure correlation without heed"),
-        ({"refine": "zoom"}, 'refine must be "none" or "again"'),
+        ({"refine": "zoom"}, 'refine must be "none", "again" or "again.again"'),
         ({"refine": "again", "prompts": ("clicks", "boxes")}, "for the prompts boxes and negative"),
         ({"prompts": ("mask",)}, "clicks, points, point, boxes"),
         ({"prompts": ("clicks", "clicks")}, "different ones"),

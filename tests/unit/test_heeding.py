@@ -193,12 +193,15 @@ def test_the_models_default(predictor, monkeypatch):
 def test_heeding_is_not_for_crops(predictor, monkeypatch):
     """One that the weights recommend gives way, one that was asked for is refused."""
     prompt = {"point_coords": [[20, 20]], "point_labels": [0], "multimask_output": False, "heed_clicks": True}
-    expected = {name: predictor.predict(**prompt, refine=name)[2] for name in ("none", "again")}
-    for recommended, left in (("zoom", "none"), ("again+zoom", "again")):
+    expected = {name: predictor.predict(**prompt, refine=name)[2] for name in ("none", "again", "again+again")}
+    for recommended, left in (("zoom", "none"), ("again+zoom", "again"), ("again+again+zoom", "again+again")):
         monkeypatch.setattr(predictor.model, "default_refine", recommended)
         assert np.array_equal(predictor.predict(**prompt)[2], expected[left])
-    with pytest.raises(ValueError, match='pass refine="none" or refine="again"'):
-        predictor.predict([[20, 20]], [0], multimask_output=False, refine="zoom", heed_clicks=True)
+    with pytest.raises(ValueError, match="pass refine='again'"):
+        predictor.predict([[20, 20]], [0], multimask_output=False, refine="again+zoom", heed_clicks=True)
+    for unknown in ("twice", "again+again+again", "zoom+again"):
+        with pytest.raises(ValueError, match="refine must be one of"):
+            predictor.predict([[20, 20]], [0], refine=unknown)
 
 
 def test_many_clicks_take_no_copies_of_the_masks():

@@ -144,16 +144,19 @@ def test_refining_through_the_predictor(predictor):
     assert np.allclose(together[0].masks[0], zoomed[0], atol=2e-4) and len(together[1].masks) == 0
 
 
+@pytest.mark.parametrize("refine", ["again", "again+again"])
 @pytest.mark.parametrize("fusion", ["sam", "hq", "sum"])
-def test_asking_again_is_feeding_the_answer_back(predictor, images, fusion):
+def test_asking_again_is_feeding_the_answer_back(predictor, images, fusion, refine):
     predictor.set_image(images[0])
     options = {"multimask_output": False, "return_logits": True, "fusion": fusion}
     first = predictor.predict(box=BOX, **options)
-    by_hand = predictor.predict(box=BOX, mask_input=first[2], **options)
-    again = predictor.predict(box=BOX, refine="again", **options)
+    by_hand = first
+    for _ in range(refine.count("again")):
+        before, by_hand = by_hand, predictor.predict(box=BOX, mask_input=by_hand[2], **options)
+    again = predictor.predict(box=BOX, refine=refine, **options)
     assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(again, by_hand, strict=True))
-    assert not np.allclose(again[2], first[2], atol=1e-3)
-    together = predictor.segment([images[0]], [[Prompt(box=BOX)] * 2], refine="again", **options)[0]
+    assert not np.allclose(again[2], before[2], atol=1e-3)
+    together = predictor.segment([images[0]], [[Prompt(box=BOX)] * 2], refine=refine, **options)[0]
     assert np.allclose(together.logits[1], again[2], atol=1e-4)
 
 

@@ -21,7 +21,7 @@ from hqsam.metrics.boundary import DILATION_RATIO
 from hqsam.metrics.clicks import NOC_TARGETS, PromptRecord, PromptSample, PromptScores, score_prompts
 from hqsam.models import Sam
 from hqsam.predictor import SamPredictor
-from hqsam.types import SCORE_SOURCES, Fusion, ScoreSource
+from hqsam.types import SCORE_SOURCES, Fusion, Refine, ScoreSource
 
 PromptKind = Literal["clicks", "points", "point", "boxes", "negative"]
 Mask = NDArray[np.bool_]
@@ -50,8 +50,8 @@ class ClickOptions:
         correlation: measure how well every score that the model has goes with the true IoU; each prompt is then
             answered once more for each further score.
         heed: `heed_clicks` of `SamPredictor.predict`.
-        refine: of masks with HQ, as there; "again" goes with the prompts "boxes" and "negative", since answers to
-            clicks are fed back anyway and a single point has three.
+        refine: of masks with HQ, as there; "again" and "again+again" go with the prompts "boxes" and "negative", since
+            answers to clicks are fed back anyway and a single point has three.
     """
 
     prompts: tuple[PromptKind, ...] = ("clicks",)
@@ -66,7 +66,7 @@ class ClickOptions:
     score: ScoreSource | None = None
     correlation: bool = False
     heed: bool = False
-    refine: Literal["none", "again"] = "none"
+    refine: Refine = "none"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be asked, before anything is computed.
@@ -86,10 +86,10 @@ class ClickOptions:
                 raise ValueError(f"{name} must be different numbers, got {list(numbers)}")
         if self.heed and self.correlation:
             raise ValueError("scores are of masks before clicks are heeded: measure correlation without heed")
-        if self.refine not in ("none", "again"):
-            raise ValueError(f'refine must be "none" or "again", got {self.refine!r}')
-        if self.refine == "again" and not set(self.prompts) <= {"boxes", "negative"}:
-            raise ValueError(f'refine="again" is for the prompts boxes and negative, got {list(self.prompts)}')
+        if self.refine not in ("none", "again", "again+again"):
+            raise ValueError(f'refine must be "none", "again" or "again+again", got {self.refine!r}')
+        if self.refine != "none" and not set(self.prompts) <= {"boxes", "negative"}:
+            raise ValueError(f"refine={self.refine!r} is for the prompts boxes and negative, got {list(self.prompts)}")
         if not self.noise or not all(0 <= scale <= 1 for scale in self.noise):
             raise ValueError(f"noise must be scales within 0 and 1, got {list(self.noise)}")
 

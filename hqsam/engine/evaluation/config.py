@@ -102,7 +102,9 @@ class ClickConfig:
     seed: int = setting(0, "of random points and noise")
     correlation: bool = setting(False, "measure how well scores go with the true mask and boundary IoU")
     heed: bool = setting(False, "let masks with HQ heed points that SAM's own mask heeds")
-    refine: Literal["none", "again"] = setting("none", "second look at masks with HQ; of boxes and negative alone")
+    refine: Literal["none", "again", "again+again"] = setting(
+        "none", "more looks at masks with HQ; of boxes and negative alone"
+    )
 
 
 @dataclass(kw_only=True)
@@ -141,9 +143,9 @@ class EvalConfig:
     dilation_ratio: float = setting(
         0.02, "ring width of boundary IoU as a share of the image diagonal", above=0, at_most=1
     )
-    refine: Literal["default", "none", "again", "zoom", "again+zoom"] = setting(
+    refine: Literal["default", "none", "again", "again+again", "zoom", "again+zoom", "again+again+zoom"] = setting(
         "default",
-        "again: each answer is fed back once; zoom: look again at the crops around small objects; default: the model's",
+        "again: each answer is fed back; zoom: look again at the crops around small objects; default: the model's",
     )
     score: Literal["default", "sam", "own", "own_boundary"] = setting(
         "default", "predicted IoU of SAM's mask, or (boundary) IoU of the mask itself; default: the model's"

@@ -215,7 +215,10 @@ def test_boxes(photos: Path, tmp_path: Path, model: Sam, boxes: Path) -> None:
         assert (decode_rle(entry["rle"]) == mask).all() and entry["label"] == name
 
 
-@pytest.mark.parametrize(("recommended", "refine"), [("again", "again"), ("again+zoom", "again"), ("zoom", "none")])
+@pytest.mark.parametrize(
+    ("recommended", "refine"),
+    [("again", "again"), ("again+zoom", "again"), ("zoom", "none"), ("again+again+zoom", "again+again")],
+)
 def test_boxes_are_asked_again_where_the_weights_recommend_it(
     service: Service, model: Sam, boxes: Path, monkeypatch: pytest.MonkeyPatch, recommended: Refine, refine: Refine
 ) -> None:
