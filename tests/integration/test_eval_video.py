@@ -89,9 +89,11 @@ class KnownPredictor:
         multimask_output: bool,
         return_logits: bool,
         fusion: Fusion,
-        refine: Any = None,
+        refine: str,
+        heed_clicks: bool,
     ) -> tuple[NDArray[np.float32], None, None]:
         assert not multimask_output and return_logits
+        assert refine == "none" and not heed_clicks  # whatever the weights recommend
         self.asked += [(fusion, one, None if point_coords is None else point_coords[k, 0]) for k, one in enumerate(box)]
         return np.stack([self.answer(one, fusion) for one in box])[:, None], None, None
 
