@@ -3,7 +3,7 @@
     HQSAM_DATA=../shared/data python -m benchmarks.card
     HQSAM_DATA=../shared/data python -m benchmarks.card --checkpoint runs/mine/model.safetensors --out runs/card_mine
 
-Half an hour on two cores. A run whose results are in OUT already is not repeated, so that one that was broken off goes
+Most of an hour on two cores. A run whose results are in OUT already is not repeated, so that one that was broken off goes
 on.
 """
 

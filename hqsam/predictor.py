@@ -15,6 +15,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from hqsam.answering import Answer, wanted_answer
 from hqsam.computed_from import ComputedFrom
 from hqsam.features import PredictorFeatures, image_hash, model_fingerprint
 from hqsam.geometry import ResizeLongestSide
@@ -22,7 +23,7 @@ from hqsam.images import as_rgb_uint8
 from hqsam.models import PreparedImages, Sam
 from hqsam.models.transformer import ImageTokens
 from hqsam.prompts import Prompt, PromptFrame
-from hqsam.segmentation import Answer, Segmentation, answer_prompts, masks_of_image, segment_images, wanted_answer
+from hqsam.segmentation import Segmentation, answer_prompts, masks_of_image, segment_images
 from hqsam.types import Candidates, Fusion, ImageFeatures, Prompts, Refine, ScoreSource
 
 
@@ -215,17 +216,16 @@ class SamPredictor:
             hq_token_only: return HQ's mask alone, same as `fusion="hq"`.
             fusion: "sum" (default of HQ models), "hq", or "sam" for exactly plain SAM.
             candidates: "all" with `multimask_output` returns each of SAM's three masks fused with HQ's.
-            refine: "again" asks once more with the first answer as the mask prompt, "again+again" twice; the last
-                logits and scores come back, and an empty sum is SAM's mask. "zoom" looks again at the surroundings of
-                objects that fill little of the image; logits and scores are those before. "again+zoom" does both,
-                "none" neither. None: the model's default where HQ takes part and a prompt gets one mask, else "none".
+            refine: "again" feeds the answer back once, "again+again" twice; the last logits and scores come back, and
+                an empty sum is SAM's mask. "zoom" looks again at the surroundings of objects that fill little of the
+                image, also after the others ("again+zoom"). None: the model's default for HQ's single masks.
             score: "sam" is SAM's predicted IoU of SAM's mask; "own" and "own_boundary" are the predicted IoU and
                 boundary IoU of the mask that is returned, from the model's score head. None is the model's default.
             heed_clicks: where SAM's own mask heeds a point and the mask with HQ does not, give the region around it its
                 logits (`hqsam.heeding`); not with a "zoom". Scores are of the mask before. None: the model's default.
             padding_logits: False leaves out the logits of the padding beside an image that is not square: those that
                 are returned are far below zero there. The masks are the same; answers to logits that are fed back, by
-                `refine="again"` too, differ a little (docs/predictor.md says what was measured).
+                `refine` too, differ a little (docs/predictor.md says what was measured).
 
         Returns:
             masks (C, H, W) bool, or float32 logits; scores (C,), see `score`; low-resolution logits

@@ -1,8 +1,8 @@
-"""Second looks at an object: the same question with the first answer as a mask prompt, or a crop encoded again.
+"""More looks at an object: the same question with the last answer as a mask prompt, or a crop encoded again.
 
 Again: SAM was trained to correct itself when it is shown its own mask (Segment Anything, appendix A: two rounds of its
 training add nothing but the last answer), and the decoder is a fraction of the encoder's cost. Of things of a few
-pixels an HQ head may see nothing, and its certainty empties the sum: then SAM's mask is the answer, of both looks.
+pixels an HQ head may see nothing, and its certainty empties the sum: then SAM's mask is the answer, of every look.
 
 Zoom: the model sees the whole image at its input size first. An object that fills a small part of it gets few of the
 encoder's patches and few cells of the mask logits; cut out and encoded again it gets more of both. The second pass is

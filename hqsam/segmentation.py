@@ -4,33 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hqsam.answering import Answer, masks_of_output
 from hqsam.encoding import encode_images
 from hqsam.heeding import heed_clicks
 from hqsam.images import as_rgb_uint8
-from hqsam.models import PreparedImages, Sam, select_masks
+from hqsam.models import PreparedImages, Sam
 from hqsam.models.decoding import Shown
-from hqsam.models.selection import MULTIMASK_CANDIDATES, SINGLE_CANDIDATE, sam_masks_beside_hq
 from hqsam.postprocess import full_size_masks
 from hqsam.prompts import Prompt, PromptFrame, as_prompts
 from hqsam.refine import asked_again, zoom
 from hqsam.types import (
     OUTSIDE_LOGIT,
-    REFINEMENTS,
-    Candidates,
-    Fusion,
     ImageFeatures,
     Prompts,
-    Refine,
-    ScoreSource,
     times_again,
-    without_zoom,
 )
 
 GROUP = 64
@@ -45,107 +39,6 @@ class Segmentation(NamedTuple):
     masks: NDArray[Any]  # (N, C, H, W) bool, or float32 logits
     scores: NDArray[np.float32]  # (N, C), SAM's predicted IoU unless another score was asked for
     logits: NDArray[np.float32]  # (N, C, 4h, 4w), to be fed back as mask prompts
-
-
-class _Selection(TypedDict):
-    """Arguments of `select_masks`."""
-
-    multimask: bool
-    fusion: Fusion
-    candidates: Candidates
-    score: ScoreSource
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Which masks are wanted, and in what form; see `SamPredictor.predict`.
-
-    `shown` is the (height, width) of the resized image inside the input, the same of all images that are asked about:
-    logits of the padding are then left out (`Sam.decode`), or overwritten once the score head has looked at them.
-    """
-
-    multimask: bool
-    return_logits: bool
-    fusion: Fusion
-    candidates: Candidates
-    refine: Refine = "none"
-    score: ScoreSource = "sam"
-    heed_clicks: bool = False
-    shown: tuple[int, int] | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be refined, before anything is computed."""
-        if self.refine not in REFINEMENTS:
-            raise ValueError(
-                f"refine must be one of {REFINEMENTS}, or None for the model's default, got {self.refine!r}"
-            )
-        if self.refine != "none" and self.masks_per_prompt > 1:
-            raise ValueError(
-                f"refine={self.refine!r} takes one mask a prompt, not the {self.masks_per_prompt} candidates: "
-                'set multimask_output=False, or candidates="best" with an HQ head'
-            )
-        if self.heed_clicks and self.zooms:
-            raise ValueError(
-                f"heed_clicks is about the whole image, and refine={self.refine!r} looks at crops: "
-                f"pass refine={without_zoom(self.refine)!r}"
-            )
-
-    @property
-    def asks_again(self) -> bool:
-        """Whether each answer becomes the mask prompt of another one."""
-        return times_again(self.refine) > 0
-
-    @property
-    def fills_empty(self) -> bool:
-        """Whether SAM's mask is the answer where no low-resolution logit of SAM + HQ is inside."""
-        return self.asks_again and self.fusion == "sum"
-
-    @property
-    def zooms(self) -> bool:
-        """Whether small objects are looked at in a crop of their own."""
-        return without_zoom(self.refine) != self.refine
-
-    @property
-    def candidate_numbers(self) -> tuple[int, ...]:
-        """SAM's masks that have to be computed."""
-        return MULTIMASK_CANDIDATES if self.multimask else SINGLE_CANDIDATE
-
-    @property
-    def masks_per_prompt(self) -> int:
-        """C, the masks that each prompt gets."""
-        several = self.fusion == "sam" or (self.fusion == "sum" and self.candidates == "all")
-        return len(self.candidate_numbers) if several else 1
-
-
-def wanted_answer(
-    model: Sam,
-    *,
-    multimask: bool,
-    return_logits: bool,
-    fusion: Fusion | None = None,
-    hq_token_only: bool = False,
-    candidates: Candidates = "best",
-    refine: Refine | None = None,
-    score: ScoreSource | None = None,
-    heed_clicks: bool | None = None,
-) -> Answer:
-    """What a caller asked for, with the model's defaults where nothing was asked.
-
-    A model's default refinement is for masks that HQ takes part in, one a prompt: plain SAM stays what it is. Heeding
-    and a zoom exclude each other: what nobody asked for gives way.
-
-    Raises:
-        ValueError: see `Sam.resolve_fusion`, `Sam.resolve_score` and `Answer`.
-    """
-    chosen = model.resolve_fusion(fusion, hq_token_only)
-    scored = model.resolve_score(score, chosen)
-    answer = Answer(multimask, return_logits, chosen, candidates, score=scored)
-    if heed_clicks is None:
-        heed_clicks = model.default_heed_clicks and (refine is None or without_zoom(refine) == refine)
-    if refine is None:
-        refine = model.default_refine if chosen != "sam" and answer.masks_per_prompt == 1 else "none"
-        refine = without_zoom(refine) if heed_clicks else refine
-    return replace(answer, refine=refine, heed_clicks=heed_clicks)
 
 
 @torch.no_grad()
@@ -178,7 +71,7 @@ def ask_again(
     answer: Answer,
     prepared: PreparedImages | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Answer prompts once more, the first answers being their mask prompts, or twice.
+    """Feed answers back as mask prompts, as often as `answer.refine` says, once or twice.
 
     Args:
         model: the model.
@@ -190,7 +83,12 @@ def ask_again(
 
     Returns:
         float32 logits (N, 1, 4h, 4w) and scores (N, 1).
+
+    Raises:
+        ValueError: nothing is to be fed back.
     """
+    if not answer.asks_again:
+        raise ValueError(f"refine={answer.refine!r} feeds nothing back")
     single = replace(answer, multimask=False)
     for _ in range(times_again(answer.refine)):
         fed, before = asked_again(prompts, logits), logits
@@ -264,20 +162,7 @@ def _answer_group(
         min_iou=min_iou if early else None,
         shown=answer.shown if answer.score == "sam" else None,
     )
-    wanted: _Selection = {
-        "multimask": answer.multimask,
-        "fusion": answer.fusion,
-        "candidates": answer.candidates,
-        "score": answer.score,
-    }
-    logits, scores = select_masks(output, **wanted)
-    if answer.fusion != "sam" and (answer.heed_clicks or answer.fills_empty):
-        sam_logits, _ = sam_masks_beside_hq(output, **wanted)
-        if answer.fills_empty:
-            is_empty = (logits <= model.mask_threshold).flatten(2).all(dim=2)
-            logits = torch.where(is_empty[..., None, None], sam_logits, logits)
-        if answer.heed_clicks:
-            logits = heed_clicks(logits, sam_logits, prompts, model.image_size, model.mask_threshold)
+    logits, scores = masks_of_output(model, output, prompts, answer)
     if answer.shown is not None and answer.score != "sam":
         outside = 2 * OUTSIDE_LOGIT if answer.fusion == "sum" else OUTSIDE_LOGIT
         logits = Shown.of_input(answer.shown, features.grid_hw).spread(logits, features.grid_hw, outside)

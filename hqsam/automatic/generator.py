@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hqsam.answering import Answer
 from hqsam.automatic.grids import checked_grids, image_crops, layer_grids
 from hqsam.automatic.presets import Preset, preset_options
 from hqsam.automatic.records import OUTPUT_MODES, MaskRecord, OutputMode, make_records
@@ -20,7 +21,6 @@ from hqsam.features import PredictorFeatures
 from hqsam.images import as_rgb_uint8
 from hqsam.models import Sam
 from hqsam.predictor import SamPredictor
-from hqsam.segmentation import Answer
 from hqsam.types import CANDIDATES, Candidates, Fusion, ImageFeatures, ScoreSource
 
 

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hqsam.answering import Answer
 from hqsam.automatic.grids import Crop
 from hqsam.automatic.scoring import CropScorer
 from hqsam.automatic.table import MaskTable
 from hqsam.encoding import encode_images
 from hqsam.geometry import ResizeLongestSide
 from hqsam.models import PreparedImages, Sam
-from hqsam.segmentation import Answer, answer_confident_prompts
+from hqsam.segmentation import answer_confident_prompts
 from hqsam.types import ImageFeatures, Prompts
 
 CPU_POINTS, GPU_POINTS = 16, 64

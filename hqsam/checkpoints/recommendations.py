@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, TypeVar
 
 from hqsam.errors import CheckpointError
-from hqsam.types import FUSIONS, REFINEMENTS, SCORE_SOURCES, Fusion, Refine, ScoreSource
+from hqsam.types import FUSIONS, REFINEMENTS, SCORE_SOURCES, Fusion, Refine, ScoreSource, without_zoom
 
 Choice = TypeVar("Choice", bound=str)
 
@@ -63,12 +63,15 @@ def check_recommendations(strings: Mapping[str, str], source: str) -> None:
     """Refuse to recommend what does not exist.
 
     Raises:
-        CheckpointError: one of the recommendations is unknown.
+        CheckpointError: one of the recommendations is unknown, or two exclude each other.
     """
     recommended_fusion(strings, source)
     recommended_score(strings, source)
-    recommended_refine(strings, source)
-    recommended_heed_clicks(strings, source)
+    refine, heeds = recommended_refine(strings, source), recommended_heed_clicks(strings, source)
+    if heeds and refine is not None and without_zoom(refine) != refine:
+        raise CheckpointError(
+            f"{source}: clicks are not heeded with a zoom, of which {RECOMMENDED_REFINE}={refine} is one"
+        )
 
 
 def _one_of(strings: Mapping[str, str], legal: Sequence[Choice], key: str, source: str) -> Choice | None:

@@ -33,7 +33,7 @@ RecommendedScore = Annotated[
 ]
 RecommendedRefine = Annotated[
     Literal["none", "again", "again+again", "zoom", "again+zoom", "again+again+zoom"] | None,
-    typer.Option("--recommended-refine", help="The same for second looks at an object."),
+    typer.Option("--recommended-refine", help="The same for more looks at an object."),
 ]
 RecommendedHeedClicks = Annotated[
     Literal["yes", "no"] | None,

@@ -77,8 +77,8 @@ RefineChoice = Annotated[
     Literal["none", "again", "again+again", "zoom", "again+zoom", "again+again+zoom"] | None,
     typer.Option(
         "--refine",
-        help="again: feed each answer back. zoom: look again at the part of the picture around each small object. "
-        "Default: what the weights recommend.",
+        help="again: feed each answer back once, again+again: twice. zoom: look again at the part of the picture "
+        "around each small object. Default: what the weights recommend.",
     ),
 ]
 
@@ -194,9 +194,9 @@ def make_request(
         refine=refine,
         heed_clicks=heed_clicks,
     )
-    if text is not None and heed_clicks:
+    if text is not None and heed_clicks is not None:
         raise ValueError("--heed-clicks goes with --box and --point; a box that --text found is in its JSON")
-    if text is not None and refine not in (None, "none"):
+    if text is not None and refine is not None:
         raise ValueError("--refine goes with --box and --point; a box that --text found is in its JSON")
     if text is not None and request.boxes:
         raise ValueError("--text finds objects by itself: leave --box out, or correct the text with --point")

@@ -14,10 +14,11 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from hqsam.answering import Answer
 from hqsam.postprocess import full_size_masks
 from hqsam.predictor import SamPredictor
 from hqsam.prompts import PromptFrame
-from hqsam.segmentation import Answer, answer_prompts
+from hqsam.segmentation import answer_prompts
 from hqsam.text.clip import ClipEncoder, load_clip
 from hqsam.text.detections import Detections
 from hqsam.text.projection import ProjectionInfo, TextProjection, load_projection
@@ -140,7 +141,8 @@ def segment_tokens(
         points: (K, 2) xy that correct the result; they go in together with the token, of which there is one then.
         labels: (K,): 1 foreground, 0 background.
         multimask: see `SamPredictor.predict`; projections are trained with False.
-        fusion: see `SamPredictor.predict`.
+        fusion: see `SamPredictor.predict`. Points are not heeded where SAM's mask alone heeds them, and nothing is fed
+            back: projections are trained on the first answer.
 
     Raises:
         RuntimeError: no image is set.

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hqsam import SamPredictor, segmentation
+from hqsam.answering import Answer
 from hqsam.heeding import heed_clicks
 from hqsam.postprocess import full_size_masks
 from hqsam.registry import build_model, model_spec
@@ -161,16 +162,23 @@ def test_plain_sam_and_boxes_stay_what_they_are(predictor):
         assert all(np.array_equal(a, b) for a, b in zip(plain, heeded, strict=True))
 
 
+@pytest.mark.parametrize("refine", ["again", "again+again"])
 @pytest.mark.parametrize(("fusion", "heed"), [("sum", True), ("hq", True), ("sum", False), ("sam", True)])
-def test_a_second_look_does_not_take_back(predictor, monkeypatch, fusion, heed):
+def test_a_second_look_does_not_take_back(predictor, monkeypatch, fusion, heed, refine):
     """SAM's own mask may be inside in its second answer where it was not in the first one."""
     object_, surplus = (1, 1, 6, 6), (8, 8, 11, 11)
     first, second = _logits(object_), _logits(object_, surplus)
-    monkeypatch.setattr(segmentation, "answer_confident_prompts", lambda *_: (second, torch.ones(1, 1), None))
-    answer = segmentation.Answer(False, False, fusion, "best", refine="again", heed_clicks=heed)
+    if refine == "again+again":  # the last look takes back what the one before it did
+        first = second
+        answers = [_logits(object_), second]
+    else:
+        answers = [second]
+    expected = _logits(object_) if heed and fusion != "sam" else second
+    monkeypatch.setattr(segmentation, "answer_confident_prompts", lambda *_: (answers.pop(0), torch.ones(1, 1), None))
+    answer = Answer(False, False, fusion, "best", refine=refine, heed_clicks=heed)
     click = _click(9.5 * predictor.model.image_size / 16, 9.5 * predictor.model.image_size / 16, 0)
     logits, _ = segmentation.ask_again(predictor.model, predictor.get_features(), click, first, answer)
-    assert torch.equal(logits, first if heed and fusion != "sam" else second)
+    assert torch.equal(logits, expected) and not answers
 
 
 def test_the_models_default(predictor, monkeypatch):

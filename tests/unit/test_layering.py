@@ -21,7 +21,18 @@ RANKS = {
     "models": 1,
     **dict.fromkeys(["checkpoints", "hub", "registry", "assets"], 2),
     **dict.fromkeys(
-        ["prompts", "features", "computed_from", "encoding", "refine", "heeding", "segmentation", "predictor"], 3
+        [
+            "prompts",
+            "features",
+            "computed_from",
+            "encoding",
+            "refine",
+            "heeding",
+            "answering",
+            "segmentation",
+            "predictor",
+        ],
+        3,
     ),
     **dict.fromkeys(["automatic", "exchange", "text"], 3),
     **dict.fromkeys(["losses", "metrics", "data", "visualize"], 3),

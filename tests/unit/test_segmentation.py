@@ -11,10 +11,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hqsam import Prompt, SamPredictor, segmentation
+from hqsam.answering import wanted_answer
 from hqsam.encoding import encode_images
+from hqsam.engine.evaluation.decoding import decode_boxes, encode_each
 from hqsam.refine import asked_again
 from hqsam.registry import build_model, model_spec
-from hqsam.segmentation import answer_confident_prompts, wanted_answer
+from hqsam.segmentation import answer_confident_prompts
 from hqsam.types import Prompts
 from tests.helpers import fill_parameters
 
@@ -184,12 +186,13 @@ def test_asked_again_in_the_place_of_a_mask_prompt_unless_the_answer_is_empty():
         asked_again(prompts, answers.expand(-1, 2, -1, -1))
 
 
-def test_asked_again_an_empty_sum_is_sams_mask(images, monkeypatch):
-    """Of an object of a few pixels HQ may see nothing: then both looks are SAM's. HQ alone says what it says."""
+@pytest.mark.parametrize("refine", ["again", "again+again"])
+def test_asked_again_an_empty_sum_is_sams_mask(images, monkeypatch, refine):
+    """Of an object of a few pixels HQ may see nothing: then all looks are SAM's. HQ alone says what it says."""
     predictor = make_predictor()
     predictor.set_image(images[0])
     options = {"box": BOX, "multimask_output": False}
-    sam, _, sam_logits = predictor.predict(fusion="sam", refine="again", **options)
+    sam, _, sam_logits = predictor.predict(fusion="sam", refine=refine, **options)
     assert sam.any()
     decode = predictor.model.decode
 
@@ -199,13 +202,16 @@ def test_asked_again_an_empty_sum_is_sams_mask(images, monkeypatch):
 
     monkeypatch.setattr(predictor.model, "decode", doubting)
     assert not predictor.predict(fusion="sum", refine="none", **options)[0].any()
-    assert not predictor.predict(fusion="hq", refine="again", **options)[0].any()
-    masks, _, logits = predictor.predict(fusion="sum", refine="again", **options)
+    assert not predictor.predict(fusion="hq", refine=refine, **options)[0].any()
+    masks, _, logits = predictor.predict(fusion="sum", refine=refine, **options)
     # SAM's mask beside an HQ token, nearly that of plain SAM
     assert (masks & sam).sum() > 0.9 * (masks | sam).sum()
     assert np.corrcoef(logits.ravel(), sam_logits.ravel())[0, 1] > 0.99
-    together = predictor.segment([images[0]], [[Prompt(box=BOX)] * 2], multimask_output=False, refine="again")[0]
+    together = predictor.segment([images[0]], [[Prompt(box=BOX)] * 2], multimask_output=False, refine=refine)[0]
     assert np.array_equal(together.masks[1], masks)
+    (encoded,) = encode_each(predictor.model, images[:1])
+    (evaluated,) = decode_boxes(predictor.model, encoded, np.array([BOX]), ("hq", "sum"), refine)
+    assert np.array_equal(evaluated["sum"].masks, masks) and not evaluated["hq"].masks.any()
 
 
 def test_what_cannot_be_refined(predictor, images):

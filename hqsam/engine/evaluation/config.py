@@ -145,7 +145,8 @@ class EvalConfig:
     )
     refine: Literal["default", "none", "again", "again+again", "zoom", "again+zoom", "again+again+zoom"] = setting(
         "default",
-        "again: each answer is fed back; zoom: look again at the crops around small objects; default: the model's",
+        "again: feed each answer back once, again+again: twice; zoom: look again at crops around small objects; "
+        "default: the model's",
     )
     score: Literal["default", "sam", "own", "own_boundary"] = setting(
         "default", "predicted IoU of SAM's mask, or (boundary) IoU of the mask itself; default: the model's"

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hqsam.answering import masks_of_output, wanted_answer
 from hqsam.encoding import encode_images
 from hqsam.geometry import ResizeLongestSide
-from hqsam.models import Sam, select_masks
-from hqsam.segmentation import ask_again, masks_of_image, wanted_answer
+from hqsam.models import Sam
+from hqsam.segmentation import ask_again, masks_of_image
 from hqsam.types import Fusion, ImageFeatures, Prompts, Refine, ScoreSource
 
 _PIXELS_AT_ONCE = 2**25
@@ -82,10 +83,10 @@ def decode_boxes(
             own = any(by[column] != "sam" for column in wanted)
             output = model.decode(features, prompts.to(model.device), use_hq=use_hq, prepared=prepared, own_scores=own)
             for column in wanted:
-                logits, scores = select_masks(output, multimask=False, fusion=column, score=by[column])
                 answer = wanted_answer(
                     model, multimask=False, return_logits=False, fusion=column, refine=refine, score=by[column]
                 )
+                logits, scores = masks_of_output(model, output, prompts, answer)
                 logits = logits.float()
                 if answer.asks_again:
                     logits, scores = ask_again(model, features, prompts, logits, answer, prepared)

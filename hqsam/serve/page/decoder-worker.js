@@ -177,7 +177,7 @@ async function predict({ image, points, box, previous, fusion, multimask }) {
   const output = await run({ ...kept.tensors, ...promptTensors(kept, points, box, previous) });
   const chosen = multimask ? MULTIPLE : SINGLE;
   let scores = chosen.map((candidate) => output.iou_predictions.data[candidate]);
-  const best = chosen[scores.indexOf(Math.max(...scores))];
+  const best = chosen[Math.max(scores.indexOf(Math.max(...scores)), 0)]; // the first one where a score is no number
   const answering = fusion === "hq" ? [best] : chosen; // of HQ one mask, whichever of SAM's it would be added to
   scores = answering.map((candidate) => output.iou_predictions.data[candidate]);
   const clicks = clicksInLogits(kept, points);

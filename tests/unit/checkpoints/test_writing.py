@@ -316,6 +316,18 @@ def test_heeding_can_be_recommended(answer: str, tmp_path: Path, build: Build) -
     assert save_checkpoint(build("hq_test_tiny"), path).recommended_heed_clicks is None
     with pytest.raises(CheckpointError, match="recommended_heed_clicks must be one of yes, no"):
         save_checkpoint(build("hq_test_tiny"), tmp_path / "b.safetensors", metadata={"recommended_heed_clicks": "true"})
+    both = {"recommended_heed_clicks": answer, "recommended_refine": "again+zoom"}
+    if answer == "yes":
+        with pytest.raises(CheckpointError, match="clicks are not heeded with a zoom"):
+            save_checkpoint(build("hq_test_tiny"), tmp_path / "b.safetensors", metadata=both)
+    else:
+        save_checkpoint(build("hq_test_tiny"), tmp_path / "b.safetensors", metadata=both)
+
+
+def test_what_the_embedded_head_recommends() -> None:
+    model = create_model("hq_vit_tiny.embedded", device="cpu")
+    assert model.default_refine == "again+again" and model.default_heed_clicks
+    assert model.resolve_fusion() == "sum" and model.resolve_score(None, "sum") == "sam"
 
 
 def test_the_registry_of_published_names_ignores_recommendations(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def test_plain_sam_and_untrained_heads_have_one_fusion(photos: Path, tmp_path: P
                 assert part.status_code == 422 and "plain SAM" in part.json()["detail"]
 
 
-@pytest.mark.parametrize("refine", ["again", "zoom", "again+zoom"])
+@pytest.mark.parametrize("refine", ["again", "again+again", "zoom", "again+zoom"])
 def test_a_recommended_refinement_is_left_out(
     client: Any, predictor: SamPredictor, model: Sam, refine: Refine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

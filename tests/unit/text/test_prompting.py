@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from hqsam.answering import Answer
 from hqsam.predictor import SamPredictor
 from hqsam.registry import create_model
-from hqsam.segmentation import Answer, answer_prompts
+from hqsam.segmentation import answer_prompts
 from hqsam.text import (
     Detections,
     ProjectionInfo,
