@@ -199,6 +199,7 @@ def test_processes_agree(root: Path, tmp_path: Path, size: int, names: list[str]
         ("davis", "columns=[best]", "best"),
         ("clicks", "clicks.prompts=[taps]", "taps"),
         ("clicks", "clicks.points=[0]", "at least 1"),
+        ("clicks", "clicks.refine=again", "is for the prompts boxes and negative"),
         ("edges", "data.sets=[eval_hq]", "task=edges takes bsds500_train"),
         ("edges", "data.sets=[bsds500_test]", "Berkeley"),
         ("mattes", "data.sets=[{root}/coco/annotations/instances_val2017.json]", "matte"),
