@@ -3,8 +3,8 @@
     HQSAM_DATA=../shared/data python -m benchmarks.card
     HQSAM_DATA=../shared/data python -m benchmarks.card --checkpoint runs/mine/model.safetensors --out runs/card_mine
 
-Most of an hour on two cores. A run whose results are in OUT already is not repeated, so that one that was broken off goes
-on.
+Most of an hour on two cores. A run whose results are in OUT already is not repeated, so that one that was broken off
+goes on.
 """
 
 from __future__ import annotations
