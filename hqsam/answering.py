@@ -52,10 +52,7 @@ class Answer:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be refined, before anything is computed."""
-        if self.refine not in REFINEMENTS:
-            raise ValueError(
-                f"refine must be one of {REFINEMENTS}, or None for the model's default, got {self.refine!r}"
-            )
+        _require_refinement(self.refine)
         if self.refine != "none" and self.masks_per_prompt > 1:
             raise ValueError(
                 f"refine={self.refine!r} takes one mask a prompt, not the {self.masks_per_prompt} candidates: "
@@ -114,8 +111,8 @@ def wanted_answer(
     Raises:
         ValueError: see `Sam.resolve_fusion`, `Sam.resolve_score` and `Answer`.
     """
-    if refine is not None and refine not in REFINEMENTS:
-        raise ValueError(f"refine must be one of {REFINEMENTS}, or None for the model's default, got {refine!r}")
+    if refine is not None:
+        _require_refinement(refine)
     chosen = model.resolve_fusion(fusion, hq_token_only)
     scored = model.resolve_score(score, chosen)
     answer = Answer(multimask, return_logits, chosen, candidates, score=scored)
@@ -125,6 +122,11 @@ def wanted_answer(
         refine = model.default_refine if chosen != "sam" and answer.masks_per_prompt == 1 else "none"
         refine = without_zoom(refine) if heed_clicks else refine
     return replace(answer, refine=refine, heed_clicks=heed_clicks)
+
+
+def _require_refinement(refine: Refine) -> None:
+    if refine not in REFINEMENTS:
+        raise ValueError(f"refine must be one of {REFINEMENTS}, or None for the model's default, got {refine!r}")
 
 
 def masks_of_output(model: Sam, output: DecoderOutput, prompts: Prompts, answer: Answer) -> tuple[Tensor, Tensor]:

@@ -20,12 +20,7 @@ from hqsam.models.decoding import Shown
 from hqsam.postprocess import full_size_masks
 from hqsam.prompts import Prompt, PromptFrame, as_prompts
 from hqsam.refine import asked_again, zoom
-from hqsam.types import (
-    OUTSIDE_LOGIT,
-    ImageFeatures,
-    Prompts,
-    times_again,
-)
+from hqsam.types import OUTSIDE_LOGIT, ImageFeatures, Prompts, times_again
 
 GROUP = 64
 """Prompts whose candidates are in memory at once, of which only the chosen masks' logits are kept."""
