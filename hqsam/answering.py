@@ -13,12 +13,14 @@ from hqsam.models import Sam, select_masks
 from hqsam.models.selection import MULTIMASK_CANDIDATES, SINGLE_CANDIDATE, sam_masks_beside_hq
 from hqsam.types import (
     REFINEMENTS,
+    UPSAMPLINGS,
     Candidates,
     DecoderOutput,
     Fusion,
     Prompts,
     Refine,
     ScoreSource,
+    Upsampling,
     times_again,
     without_zoom,
 )
@@ -48,11 +50,16 @@ class Answer:
     refine: Refine = "none"
     score: ScoreSource = "sam"
     heed_clicks: bool = False
+    upsampling: Upsampling = "bilinear"
     shown: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be refined, before anything is computed."""
         _require_refinement(self.refine)
+        if self.upsampling not in UPSAMPLINGS:
+            raise ValueError(
+                f"upsampling must be one of {UPSAMPLINGS}, or None for the model's default, got {self.upsampling!r}"
+            )
         if self.refine != "none" and self.masks_per_prompt > 1:
             raise ValueError(
                 f"refine={self.refine!r} takes one mask a prompt, not the {self.masks_per_prompt} candidates: "
@@ -80,6 +87,11 @@ class Answer:
         return without_zoom(self.refine) != self.refine
 
     @property
+    def needs_image(self) -> bool:
+        """Whether the picture itself is looked at, not its embedding alone."""
+        return self.zooms or self.upsampling != "bilinear"
+
+    @property
     def candidate_numbers(self) -> tuple[int, ...]:
         """SAM's masks that have to be computed."""
         return MULTIMASK_CANDIDATES if self.multimask else SINGLE_CANDIDATE
@@ -102,11 +114,14 @@ def wanted_answer(
     refine: Refine | None = None,
     score: ScoreSource | None = None,
     heed_clicks: bool | None = None,
+    upsampling: Upsampling | None = None,
+    knows_image: bool = True,
 ) -> Answer:
     """What a caller asked for, with the model's defaults where nothing was asked.
 
     A model's default refinement is for masks that HQ takes part in, one a prompt: plain SAM stays what it is. Heeding
-    and a zoom exclude each other: what nobody asked for gives way.
+    and a zoom exclude each other: what nobody asked for gives way. So does upsampling that needs the picture, where
+    only its embedding is known.
 
     Raises:
         ValueError: see `Sam.resolve_fusion`, `Sam.resolve_score` and `Answer`.
@@ -121,7 +136,9 @@ def wanted_answer(
     if refine is None:
         refine = model.default_refine if chosen != "sam" and answer.masks_per_prompt == 1 else "none"
         refine = without_zoom(refine) if heed_clicks else refine
-    return replace(answer, refine=refine, heed_clicks=heed_clicks)
+    if upsampling is None:
+        upsampling = model.default_upsampling if chosen != "sam" and knows_image else "bilinear"
+    return replace(answer, refine=refine, heed_clicks=heed_clicks, upsampling=upsampling)
 
 
 def _require_refinement(refine: Refine) -> None:

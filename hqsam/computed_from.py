@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from hqsam.models import Sam
+
+Result = TypeVar("Result")
 
 
 class ComputedFrom:
@@ -48,6 +50,19 @@ class ComputedFrom:
         return isinstance(other, ComputedFrom) and self._key == other._key
 
     __hash__ = None  # type: ignore[assignment]
+
+
+class Kept(Generic[Result]):
+    """The last result of a computation, computed anew once what it comes from has changed."""
+
+    def __init__(self) -> None:
+        self._known: tuple[ComputedFrom, Result] | None = None
+
+    def __call__(self, state: ComputedFrom, compute: Callable[[], Result]) -> Result:
+        """What `compute` gave or gives for this state."""
+        if self._known is None or self._known[0] != state:
+            self._known = state, compute()
+        return self._known[1]
 
 
 def _number_types(model: Sam) -> tuple[Any, ...]:

@@ -53,7 +53,7 @@ def full_size_masks(
     """
     height, width = original_size
     flat = logits.flatten(0, 1)[:, None]
-    if threshold is not None and _suits_windows(flat):
+    if threshold is not None and suits_windows(flat):
         inside = _threshold_windows(flat[:, 0], input_size, original_size, image_size, threshold)
         return inside.view(*logits.shape[:2], height, width)
     kind = torch.float32 if threshold is None else torch.bool
@@ -65,7 +65,7 @@ def full_size_masks(
     return result.view(*logits.shape[:2], height, width)
 
 
-def _suits_windows(logits: Tensor) -> bool:
+def suits_windows(logits: Tensor) -> bool:
     """Whether windows give what the two steps give; a product spreads what is not finite over a whole band."""
     square = logits.shape[-1] == logits.shape[-2]
     return logits.device.type == "cpu" and square and products_are_exact() and bool(logits.isfinite().all())

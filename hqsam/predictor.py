@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from hqsam.answering import Answer, wanted_answer
-from hqsam.computed_from import ComputedFrom
+from hqsam.computed_from import ComputedFrom, Kept
 from hqsam.features import PredictorFeatures, image_hash, model_fingerprint
 from hqsam.geometry import ResizeLongestSide
 from hqsam.images import as_rgb_uint8
@@ -24,7 +24,7 @@ from hqsam.models import PreparedImages, Sam
 from hqsam.models.transformer import ImageTokens
 from hqsam.prompts import Prompt, PromptFrame
 from hqsam.segmentation import Segmentation, answer_prompts, masks_of_image, segment_images
-from hqsam.types import Candidates, Fusion, ImageFeatures, Prompts, Refine, ScoreSource
+from hqsam.types import Candidates, Fusion, ImageFeatures, Prompts, Refine, ScoreSource, Upsampling
 
 
 class SamPredictor:
@@ -57,8 +57,7 @@ class SamPredictor:
         self.interm_features: list[Tensor] | None = None
         self.original_size: tuple[int, ...] | None = None
         self.input_size: tuple[int, ...] | None = None
-        self._hq_known: tuple[ComputedFrom, Tensor] | None = None
-        self._tokens_known: tuple[ComputedFrom, ImageTokens] | None = None
+        self._hq_known, self._tokens_known = Kept[Tensor](), Kept[ImageTokens]()
         self._encoded: tuple[ComputedFrom, ComputedFrom] | None = None
         self._image_hash = ""
         self._image: NDArray[np.uint8] | None = None
@@ -121,11 +120,8 @@ class SamPredictor:
         """
         self._require_image()
         assert self.original_size is not None and self.input_size is not None
-        if (
-            not self._is_as_encoded()
-            or self._encoded is None
-            or self._encoded[0] != ComputedFrom.of_encoder(self.model)
-        ):
+        encoder = ComputedFrom.of_encoder(self.model)
+        if self._encoded is None or self._encoded[0] != encoder or not self._is_as_encoded():
             raise RuntimeError(
                 "the embedding is not what this image encoder made of the set image (its weights changed, or the "
                 "attribute was replaced): set the image again with set_image(image)"
@@ -200,6 +196,7 @@ class SamPredictor:
         refine: Refine | None = None,
         score: ScoreSource | None = None,
         heed_clicks: bool | None = None,
+        upsampling: Upsampling | None = None,
         padding_logits: bool = True,
     ) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.float32]]:
         """Predict masks from prompts in pixels of the original image.
@@ -223,6 +220,8 @@ class SamPredictor:
                 boundary IoU of the mask that is returned, from the model's score head. None is the model's default.
             heed_clicks: where SAM's own mask heeds a point and the mask with HQ does not, give the region around it its
                 logits (`hqsam.heeding`); not with a "zoom". Scores are of the mask before. None: the model's default.
+            upsampling: "guided" fits edges to those of the image (`hqsam.guided`); "bilinear" is SAM's own. None: the
+                model's default for HQ's masks, where the image itself is known.
             padding_logits: False leaves out the logits of the padding beside an image that is not square: those that
                 are returned are far below zero there. The masks are the same; answers to logits that are fed back, by
                 `refine` too, differ a little (docs/predictor.md says what was measured).
@@ -234,7 +233,7 @@ class SamPredictor:
         Raises:
             RuntimeError: no image is set.
             ValueError: no prompt, wrong shapes, NaN or infinite values, a box that is inverted or wholly outside, a
-                mask of another size or without a pixel; `heed_clicks` with a zoom.
+                mask of another size or without a pixel; `heed_clicks` with a zoom; "guided" without the image.
         """
         self._require_image()
         assert self.original_size is not None
@@ -250,6 +249,8 @@ class SamPredictor:
             refine=refine,
             score=score,
             heed_clicks=heed_clicks,
+            upsampling=upsampling,
+            knows_image=self._known_image() is not None,
         )
         masks, scores, logits = self._predict(prompts, answer, padding_logits)
         arrays = [t.cpu().numpy() for t in (masks, scores, logits)]
@@ -271,6 +272,7 @@ class SamPredictor:
         refine: Refine | None = None,
         score: ScoreSource | None = None,
         heed_clicks: bool | None = None,
+        upsampling: Upsampling | None = None,
         padding_logits: bool = True,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Predict masks from batched prompts in the model's input frame (see `transform`).
@@ -280,8 +282,7 @@ class SamPredictor:
             point_labels: (N, K): 1 foreground, 0 background, -1 ignored.
             boxes: (N, 4) XYXY, or None.
             mask_input: (N, 1, 256, 256) logits, or None.
-            multimask_output, return_logits, hq_token_only: see `predict`.
-            fusion, candidates, refine, score, heed_clicks, padding_logits: see `predict`.
+            The others: see `predict`.
 
         Returns:
             masks (N, C, H, W) bool or float32 logits, scores (N, C), low-resolution logits (N, C, 256, 256).
@@ -302,6 +303,8 @@ class SamPredictor:
             refine=refine,
             score=score,
             heed_clicks=heed_clicks,
+            upsampling=upsampling,
+            knows_image=self._known_image() is not None,
         )
         return self._predict(prompts, answer, padding_logits)
 
@@ -317,6 +320,7 @@ class SamPredictor:
         refine: Refine | None = None,
         score: ScoreSource | None = None,
         heed_clicks: bool | None = None,
+        upsampling: Upsampling | None = None,
         image_format: str = "RGB",
         batch_size: int | None = None,
     ) -> list[Segmentation]:
@@ -327,7 +331,7 @@ class SamPredictor:
         Args:
             images: (H, W, 3) uint8 arrays of any sizes.
             prompts: for each image a `Prompt` or a list of them, which may be empty.
-            multimask_output, return_logits, fusion, candidates, refine, score, heed_clicks: see `predict`.
+            multimask_output, return_logits, fusion, candidates, refine, score, heed_clicks, upsampling: see `predict`.
             image_format: channel order of the images.
             batch_size: images encoded and decoded together; None is 1 on a CPU, where more gain nothing, else 8.
 
@@ -346,6 +350,7 @@ class SamPredictor:
             refine=refine,
             score=score,
             heed_clicks=heed_clicks,
+            upsampling=upsampling,
         )
         return segment_images(self.model, images, prompts, answer, image_format=image_format, batch_size=batch_size)
 
@@ -384,17 +389,12 @@ class SamPredictor:
     @torch.no_grad()
     def _prepared(self, features: ImageFeatures, *, use_hq: bool) -> PreparedImages:
         state = ComputedFrom.of_decoder(self.model, self.features)
-        if self._tokens_known is None or self._tokens_known[0] != state:
-            tokens = self.model.prepare(features, use_hq=False).tokens
-            assert tokens is not None
-            self._tokens_known = state, tokens
-        return PreparedImages(self._cached_hq_features(features) if use_hq else None, self._tokens_known[1])
+        tokens = self._tokens_known(state, lambda: self.model.image_tokens(features))
+        return PreparedImages(self._cached_hq_features(features) if use_hq else None, tokens)
 
     @torch.no_grad()
     def _cached_hq_features(self, features: ImageFeatures) -> Tensor:
         state = ComputedFrom.of_head(
             self.model, self.features, None if self.interm_features is None else self.interm_features[0]
         )
-        if self._hq_known is None or self._hq_known[0] != state:
-            self._hq_known = state, self.model.hq_features(features)
-        return self._hq_known[1]
+        return self._hq_known(state, lambda: self.model.hq_features(features))

@@ -25,9 +25,20 @@ from torch.nn import functional as F
 from hqsam.boxes import masks_to_boxes
 from hqsam.encoding import encode_images
 from hqsam.geometry import ResizeLongestSide, resized_hw
+from hqsam.guided import ImageGuide, guided_masks
 from hqsam.models import Sam, select_masks
 from hqsam.postprocess import upscale_logits
-from hqsam.types import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, NEGATIVE, OUTSIDE_LOGIT, PAD, POSITIVE, Fusion, Prompts
+from hqsam.types import (
+    BOX_BOTTOM_RIGHT,
+    BOX_TOP_LEFT,
+    NEGATIVE,
+    OUTSIDE_LOGIT,
+    PAD,
+    POSITIVE,
+    Fusion,
+    Prompts,
+    Upsampling,
+)
 
 MARGIN = 1.25
 """Side of a crop over the long side of the object's box."""
@@ -76,6 +87,7 @@ def zoom(
     logits: Tensor,
     *,
     fusion: Fusion,
+    upsampling: Upsampling = "bilinear",
     threshold: float | None = 0.0,
     batch_size: int | None = None,
 ) -> Tensor:
@@ -93,6 +105,7 @@ def zoom(
             left out of the second pass; mask prompts give way to the first masks.
         logits: (N, 1, 4h, 4w), the answer.
         fusion: how the answer was fused, and the second pass will be.
+        upsampling: how both passes come to the size of the image.
         threshold: logits above it are inside; None returns logits.
         batch_size: crops encoded together; None is 1 on a CPU, else 8.
 
@@ -107,14 +120,16 @@ def zoom(
     step = crops_at_once(model, batch_size)
     kind = torch.float32 if threshold is None else torch.bool
     result = torch.empty((len(logits), 1, *original_hw), dtype=kind, device=logits.device)
+    guide = _guide(model, image, upsampling, logits)
     jobs: list[CropJob] = []
     for row in range(len(logits)):
         first = full_size(model, logits[row, 0], original_hw)
-        result[row, 0] = first if threshold is None else first > threshold
+        shown = first if guide is None else guided_masks(logits[row : row + 1], guide, threshold=None)[0, 0]
+        result[row, 0] = shown if threshold is None else shown > threshold
         job = _zoom_job(model, prompts[row : row + 1], first, row)
         jobs += [job] if job is not None else []
         if len(jobs) == step or (jobs and row == len(logits) - 1):
-            for done, second in zip(jobs, decode_crops(model, image, jobs, fusion), strict=True):
+            for done, second in zip(jobs, decode_crops(model, image, jobs, fusion, upsampling), strict=True):
                 if not bool((second > model.mask_threshold).any()):
                     continue  # nothing is no better answer than the first
                 x0, y0, x1, y1 = done.crop
@@ -231,7 +246,9 @@ def mask_prompt(logits: Tensor, mask_hw: tuple[int, int]) -> Tensor:
 
 
 @torch.no_grad()
-def decode_crops(model: Sam, image: NDArray[np.uint8], jobs: Sequence[CropJob], fusion: Fusion) -> list[Tensor]:
+def decode_crops(
+    model: Sam, image: NDArray[np.uint8], jobs: Sequence[CropJob], fusion: Fusion, upsampling: Upsampling = "bilinear"
+) -> list[Tensor]:
     """Encode crops of an image in one batch and answer them.
 
     Returns:
@@ -242,10 +259,22 @@ def decode_crops(model: Sam, image: NDArray[np.uint8], jobs: Sequence[CropJob], 
     prompts = Prompts.cat([job.prompts for job in jobs]).with_image_index(torch.arange(len(jobs)))
     output = model.decode(features, prompts.to(model.device), use_hq=fusion != "sam")
     logits, _ = select_masks(output, multimask=False, fusion=fusion)
-    return [
-        upscale_logits(low[None].float(), size, job.crop.hw, model.image_size)[0, 0]
-        for low, size, job in zip(logits, sizes, jobs, strict=True)
-    ]
+    found = []
+    for low, size, crop in zip(logits.float(), sizes, crops, strict=True):
+        guide = _guide(model, crop, upsampling, low)
+        if guide is None:
+            full = upscale_logits(low[None], size, crop.shape[:2], model.image_size)
+        else:
+            full = guided_masks(low[None], guide, threshold=None)
+        found.append(full[0, 0])
+    return found
+
+
+def _guide(model: Sam, image: NDArray[np.uint8], upsampling: Upsampling, logits: Tensor) -> ImageGuide | None:
+    if upsampling == "bilinear":
+        return None
+    input_hw = resized_hw(image.shape[0], image.shape[1], model.image_size)
+    return ImageGuide(image, input_hw, model.image_size, logits.shape[-1], logits.device)
 
 
 def object_box(prompts: Prompts, first: Tensor, model: Sam) -> tuple[float, float, float, float] | None:

@@ -142,8 +142,9 @@ def create_model(
             else all three, the published head.
 
     Returns:
-        The model in eval mode. Where its file recommends a fusion, a score, a refinement or clicks that are heeded,
-        that is the model's `default_fusion`, `default_score`, `default_refine` or `default_heed_clicks`.
+        The model in eval mode. Where its file recommends a fusion, a score, a refinement, clicks that are heeded or
+        an upsampling, that is the model's `default_fusion`, `default_score`, `default_refine`, `default_heed_clicks` or
+        `default_upsampling`.
 
     Raises:
         ValueError: unknown name, tag or head, a tagged name with a checkpoint, a head for a plain SAM, or an impossible
@@ -162,6 +163,7 @@ def create_model(
         model.default_score = info.recommended_score
         model.default_refine = info.recommended_refine or "none"
         model.default_heed_clicks = bool(info.recommended_heed_clicks)
+        model.default_upsampling = info.recommended_upsampling or "bilinear"
     return model
 
 

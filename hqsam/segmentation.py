@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hqsam.answering import Answer, masks_of_output
 from hqsam.encoding import encode_images
+from hqsam.guided import ImageGuide, guided_masks
 from hqsam.heeding import heed_clicks
 from hqsam.images import as_rgb_uint8
 from hqsam.models import PreparedImages, Sam
@@ -176,7 +177,7 @@ def masks_of_image(
 
     Args:
         model: the model.
-        image: (H, W, 3) uint8 RGB, needed for refining.
+        image: (H, W, 3) uint8 RGB, needed for a zoom and for guided upsampling.
         frame: size (height, width) of the resized image inside the model's input, and (H, W).
         prompts: the N prompts, as they were answered.
         logits: (N, C, 4h, 4w) float32.
@@ -186,16 +187,20 @@ def masks_of_image(
         (N, C, H, W) bool, or float32 logits.
 
     Raises:
-        ValueError: refining without the image.
+        ValueError: a zoom or guided upsampling without the image.
     """
     threshold = None if answer.return_logits else model.mask_threshold
-    if not answer.zooms:
+    if not answer.needs_image:
         return full_size_masks(logits, *frame, model.image_size, threshold=threshold)
     if image is None:
-        raise ValueError(
-            f"refine={answer.refine!r} needs the picture itself: use set_image(image) or load_features(features, image)"
+        asked = f"refine={answer.refine!r}" if answer.zooms else f"upsampling={answer.upsampling!r}"
+        raise ValueError(f"{asked} needs the picture itself: use set_image(image) or load_features(features, image)")
+    if answer.zooms:
+        return zoom(
+            model, image, prompts, logits, fusion=answer.fusion, upsampling=answer.upsampling, threshold=threshold
         )
-    return zoom(model, image, prompts, logits, fusion=answer.fusion, threshold=threshold)
+    guide = ImageGuide(image, frame[0], model.image_size, logits.shape[-1], logits.device)
+    return guided_masks(logits, guide, threshold=threshold)
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,12 @@ Refine = Literal["none", "again", "again+again", "zoom", "again+zoom", "again+ag
 REFINEMENTS: tuple[Refine, ...] = ("none", "again", "again+again", "zoom", "again+zoom", "again+again+zoom")
 
 
+Upsampling = Literal["bilinear", "guided"]
+"""From low-resolution logits to pixels: SAM's two bilinear steps, or edges of the picture (`hqsam.guided`)."""
+
+UPSAMPLINGS: tuple[Upsampling, ...] = ("bilinear", "guided")
+
+
 def times_again(refine: Refine) -> int:
     """How often an answer is fed back."""
     return refine.split("+").count("again")

@@ -64,6 +64,7 @@ class Window(NamedTuple):
     x: slice
     y: slice
     logits: Tensor  # (x, y)
+    beside: Tensor  # (C, x, y), what else was asked for
 
 
 class WindowUpscaler:
@@ -94,25 +95,33 @@ class WindowUpscaler:
         if not strips:
             return None
         x, y = strips[0].x, slice(strips[0].y.start, strips[-1].y.stop)
-        return Window(x, y, torch.cat([strip.logits for strip in strips], dim=1))
+        return Window(x, y, *(torch.cat(parts, dim=-1) for parts in zip(*(s[2:] for s in strips), strict=True)))
 
-    def strips(self, logits: Tensor, floor: float) -> Iterator[Window]:
-        """The same window in strips along y, for those who need one at a time; none if no logit is above `floor`."""
+    def strips(self, logits: Tensor, floor: float, beside: Tensor | None = None) -> Iterator[Window]:
+        """The same window in strips along y, for those who need one at a time; none if no logit is above `floor`.
+
+        Args:
+            logits: (4h, 4w) float32 on the CPU.
+            floor: as above.
+            beside: (C, 4h, 4w), more values that are upsampled for the same pixels.
+        """
         above = logits > floor
         columns, rows = _needed(self._columns, above.any(dim=0)), _needed(self._rows, above.any(dim=1))
         if not columns or not rows:
             return
         used = slice(rows[0].first, rows[-1].last)
         x = slice(columns[0].start, columns[-1].stop)
-        half = logits.new_empty((x.stop - x.start, used.stop - used.start))
+        values = logits[None] if beside is None else torch.cat([logits[None], beside])
+        half = logits.new_empty((len(values), x.stop - x.start, used.stop - used.start))
         with torch.autocast("cpu", enabled=False):
             for band in columns:
-                part = logits[used, band.first : band.last].T
-                torch.mm(band.weights, part, out=half[band.start - x.start : band.stop - x.start])
+                place = half[:, band.start - x.start : band.stop - x.start]
+                for value, out in zip(values, place, strict=True):
+                    torch.mm(band.weights, value[used, band.first : band.last].T, out=out)
         for band in rows:
             with torch.autocast("cpu", enabled=False):
-                strip = half[:, band.first - used.start : band.last - used.start] @ band.weights.T
-            yield Window(x, slice(band.start, band.stop), strip)
+                strip = half[..., band.first - used.start : band.last - used.start] @ band.weights.T
+            yield Window(x, slice(band.start, band.stop), strip[0], strip[1:])
 
 
 def _needed(bands: list[_Band], above: Tensor) -> list[_Band]:

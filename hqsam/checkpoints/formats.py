@@ -20,10 +20,11 @@ from hqsam.checkpoints.recommendations import (
     recommended_heed_clicks,
     recommended_refine,
     recommended_score,
+    recommended_upsampling,
 )
 from hqsam.errors import CheckpointError
 from hqsam.models import FULL_HEAD, head_title
-from hqsam.types import Fusion, Refine, ScoreSource
+from hqsam.types import Fusion, Refine, ScoreSource, Upsampling
 
 Layout = Literal[
     "sam",
@@ -203,6 +204,15 @@ class CheckpointInfo:
             CheckpointError: it recommends what does not exist.
         """
         return recommended_heed_clicks(self.metadata, str(self.path))
+
+    @property
+    def recommended_upsampling(self) -> Upsampling | None:
+        """The upsampling that the file recommends, None where it says nothing.
+
+        Raises:
+            CheckpointError: it recommends what does not exist.
+        """
+        return recommended_upsampling(self.metadata, str(self.path))
 
     @property
     def title(self) -> str:

@@ -9,15 +9,26 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, TypeVar
 
 from hqsam.errors import CheckpointError
-from hqsam.types import FUSIONS, REFINEMENTS, SCORE_SOURCES, Fusion, Refine, ScoreSource, without_zoom
+from hqsam.types import (
+    FUSIONS,
+    REFINEMENTS,
+    SCORE_SOURCES,
+    UPSAMPLINGS,
+    Fusion,
+    Refine,
+    ScoreSource,
+    Upsampling,
+    without_zoom,
+)
 
 Choice = TypeVar("Choice", bound=str)
 
-RECOMMENDED_FUSION, RECOMMENDED_SCORE, RECOMMENDED_REFINE, RECOMMENDED_HEED_CLICKS = RECOMMENDATIONS = (
-    "recommended_fusion",
-    "recommended_score",
-    "recommended_refine",
-    "recommended_heed_clicks",
+RECOMMENDATIONS = (
+    RECOMMENDED_FUSION := "recommended_fusion",
+    RECOMMENDED_SCORE := "recommended_score",
+    RECOMMENDED_REFINE := "recommended_refine",
+    RECOMMENDED_HEED_CLICKS := "recommended_heed_clicks",
+    RECOMMENDED_UPSAMPLING := "recommended_upsampling",
 )
 _ANSWERS: tuple[Literal["yes", "no"], ...] = ("yes", "no")
 
@@ -59,6 +70,15 @@ def recommended_heed_clicks(strings: Mapping[str, str], source: str) -> bool | N
     return None if answer is None else answer == "yes"
 
 
+def recommended_upsampling(strings: Mapping[str, str], source: str) -> Upsampling | None:
+    """A recommended upsampling, or None.
+
+    Raises:
+        CheckpointError: there is no such upsampling.
+    """
+    return _one_of(strings, UPSAMPLINGS, RECOMMENDED_UPSAMPLING, source)
+
+
 def check_recommendations(strings: Mapping[str, str], source: str) -> None:
     """Refuse to recommend what does not exist.
 
@@ -67,6 +87,7 @@ def check_recommendations(strings: Mapping[str, str], source: str) -> None:
     """
     recommended_fusion(strings, source)
     recommended_score(strings, source)
+    recommended_upsampling(strings, source)
     refine, heeds = recommended_refine(strings, source), recommended_heed_clicks(strings, source)
     if heeds and refine is not None and without_zoom(refine) != refine:
         raise CheckpointError(

@@ -53,9 +53,9 @@ def save_checkpoint(
         dtype: number type of the stored floating-point tensors; None keeps the model's.
         metadata: more entries for the string map of a `.safetensors` file, which always states format version, layout
             and variant, and with SAM inside the side of its input (`image_size`). "recommended_fusion" ("sum", "hq" or
-            "sam"), "recommended_score" ("sam", "own" or "own_boundary"), "recommended_refine" (one of `REFINEMENTS`)
-            and "recommended_heed_clicks" ("yes" or "no") are what `create_model` makes the defaults. A head other than
-            the published one is named by "hq_head".
+            "sam"), "recommended_score" ("sam", "own" or "own_boundary"), "recommended_refine" (one of `REFINEMENTS`),
+            "recommended_heed_clicks" ("yes" or "no") and "recommended_upsampling" ("bilinear" or "guided") are what
+            `create_model` makes the defaults. A head other than the published one is named by "hq_head".
         include_unused_head: give TinyViT files the classifier (zeros) without which the published strict builders
             refuse them. False makes the file 0.3 M numbers smaller.
 

@@ -39,6 +39,10 @@ RecommendedHeedClicks = Annotated[
     Literal["yes", "no"] | None,
     typer.Option("--recommended-heed-clicks", help="The same for clicks that SAM's own mask heeds."),
 ]
+RecommendedUpsampling = Annotated[
+    Literal["bilinear", "guided"] | None,
+    typer.Option("--recommended-upsampling", help="The same for how masks get the size of the image."),
+]
 
 Format = Annotated[
     Literal["official", "sam", "hq_sam", "hq_head", "hq_decoder", "transformers", "timm"],
@@ -76,6 +80,7 @@ def convert(
     recommended_score: RecommendedScore = None,
     recommended_refine: RecommendedRefine = None,
     recommended_heed_clicks: RecommendedHeedClicks = None,
+    recommended_upsampling: RecommendedUpsampling = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Rewrite a checkpoint of any known layout, and compare what was written with what was meant.
@@ -96,6 +101,7 @@ def convert(
         "score": recommended_score,
         "refine": recommended_refine,
         "heed_clicks": recommended_heed_clicks,
+        "upsampling": recommended_upsampling,
     }
     info = convert_checkpoint(
         source,

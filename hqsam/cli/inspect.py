@@ -71,6 +71,7 @@ def describe(info: CheckpointInfo) -> dict[str, Any]:
         "recommended_score": info.metadata.get("recommended_score"),
         "recommended_refine": info.metadata.get("recommended_refine"),
         "recommended_heed_clicks": info.metadata.get("recommended_heed_clicks"),
+        "recommended_upsampling": info.metadata.get("recommended_upsampling"),
         "metadata": dict(info.metadata),
     }
 

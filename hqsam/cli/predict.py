@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hqsam.predictor import SamPredictor
-    from hqsam.types import Fusion, Refine
+    from hqsam.types import Fusion, Refine, Upsampling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,7 @@ class Request:
     multimask: bool
     refine: Refine | None = None
     heed_clicks: bool | None = None
+    upsampling: Upsampling | None = None
 
 
 Picture = Annotated[Path, typer.Argument(metavar="IMAGE", help="Photograph; any format that Pillow reads.")]
@@ -90,6 +91,14 @@ HeedClicks = Annotated[
     ),
 ]
 
+UpsamplingChoice = Annotated[
+    Literal["bilinear", "guided"] | None,
+    typer.Option(
+        "--upsampling",
+        help="guided: edges follow those of the picture; bilinear: SAM's own. Default: what the weights recommend.",
+    ),
+]
+
 
 def predict(
     image: Picture,
@@ -102,6 +111,7 @@ def predict(
     multimask: Multimask = None,
     refine: RefineChoice = None,
     heed_clicks: HeedClicks = None,
+    upsampling: UpsamplingChoice = None,
     device: Device = "auto",
     as_json: JsonFlag = False,
     text: Texts = None,
@@ -121,7 +131,7 @@ def predict(
     Writes NAME_mask.png (NAME_mask_0.png, ... for several masks), NAME_overlay.png and NAME.json.
     """
     wanted = make_text_request(text, detector, text_threshold, text_projection)
-    request = make_request(box, point, multimask, wanted, refine, heed_clicks)
+    request = make_request(box, point, multimask, wanted, refine=refine, heed_clicks=heed_clicks, upsampling=upsampling)
     from hqsam.images import read_image
     from hqsam.predictor import SamPredictor
 
@@ -170,8 +180,10 @@ def make_request(
     points: list[str] | None,
     multimask: bool | None = None,
     text: TextRequest | None = None,
+    *,
     refine: Refine | None = None,
     heed_clicks: bool | None = None,
+    upsampling: Upsampling | None = None,
 ) -> Request:
     """Prompts from the command line.
 
@@ -181,7 +193,7 @@ def make_request(
         multimask: let SAM choose among three masks; None: for one point alone, which is ambiguous.
         text: what --text asks for.
         refine: see `SamPredictor.predict`.
-        heed_clicks: see there.
+        heed_clicks, upsampling: see there.
 
     Raises:
         ValueError: no prompt, not numbers, boxes or refining beside text, or points beside several boxes or texts.
@@ -193,11 +205,11 @@ def make_request(
         multimask=ambiguous if multimask is None else multimask,
         refine=refine,
         heed_clicks=heed_clicks,
+        upsampling=upsampling,
     )
-    if text is not None and heed_clicks is not None:
-        raise ValueError("--heed-clicks goes with --box and --point; a box that --text found is in its JSON")
-    if text is not None and refine is not None:
-        raise ValueError("--refine goes with --box and --point; a box that --text found is in its JSON")
+    for option, given in (("refine", refine), ("heed-clicks", heed_clicks), ("upsampling", upsampling)):
+        if text is not None and given is not None:
+            raise ValueError(f"--{option} goes with --box and --point; a box that --text found is in its JSON")
     if text is not None and request.boxes:
         raise ValueError("--text finds objects by itself: leave --box out, or correct the text with --point")
     if text is not None and len(text.phrases) > 1 and request.points:
@@ -237,6 +249,7 @@ def predict_objects(
         fusion=fusion,
         refine=request.refine,
         heed_clicks=request.heed_clicks,
+        upsampling=request.upsampling,
     )
     if boxes is None:
         masks, scores = masks[None], scores[None]

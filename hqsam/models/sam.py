@@ -23,7 +23,7 @@ from hqsam.models.score import ScoreHead
 from hqsam.models.selection import ALL_CANDIDATES, MULTIMASK_CANDIDATES, SINGLE_CANDIDATE, require_score, select_masks
 from hqsam.models.transformer import ImageTokens
 from hqsam.postprocess import full_size_masks, upscale_logits
-from hqsam.types import FUSIONS, DecoderOutput, Fusion, ImageFeatures, Prompts, Refine, ScoreSource
+from hqsam.types import FUSIONS, DecoderOutput, Fusion, ImageFeatures, Prompts, Refine, ScoreSource, Upsampling
 
 HeadState = Literal["random", "untrained", "trained"]
 
@@ -42,6 +42,7 @@ class Sam(TrainableParts):
         default_score: the same for the score of masks that HQ takes part in; None is "sam".
         default_refine: how the predictor refines such masks where a caller asks for nothing else.
         default_heed_clicks: whether it lets such masks heed clicks that SAM's own mask heeds.
+        default_upsampling: how it brings such masks to the size of an image that it knows.
     """
 
     mask_threshold: float = 0.0
@@ -66,6 +67,7 @@ class Sam(TrainableParts):
         self.default_score: ScoreSource | None = None
         self.default_refine: Refine = "none"
         self.default_heed_clicks = False
+        self.default_upsampling: Upsampling = "bilinear"
         self.set_trained(["head"] if self.has_hq else SAM_PARTS)
 
     @property
@@ -210,9 +212,11 @@ class Sam(TrainableParts):
             use_hq: also what the HQ head needs.
         """
         features = self._cast(features)
-        return PreparedImages(self.hq_features(features) if use_hq else None, self._image_tokens(features))
+        return PreparedImages(self.hq_features(features) if use_hq else None, self.image_tokens(features))
 
-    def _image_tokens(self, features: ImageFeatures) -> ImageTokens:
+    def image_tokens(self, features: ImageFeatures) -> ImageTokens:
+        """The part of `prepare` that plain SAM needs too."""
+        features = self._cast(features)
         trunk = self.mask_decoder.trunk if isinstance(self.mask_decoder, HQMaskDecoder) else self.mask_decoder
         no_mask = self.prompt_encoder.no_mask.weight.view(1, -1, 1, 1)
         return trunk.prepare(features.image_embedding, self.prompt_encoder.get_dense_pe(), no_mask)
@@ -270,7 +274,7 @@ class Sam(TrainableParts):
         at_once = torch.is_grad_enabled() or len(prompts) <= chunk_size
         tokens = None if prompts.masks is not None else known.tokens
         if tokens is None and prompts.masks is None and not at_once:
-            tokens = self._image_tokens(features)
+            tokens = self.image_tokens(features)
         decoding = Decoding(
             prompt_encoder=self.prompt_encoder,
             mask_decoder=self.mask_decoder,

@@ -84,6 +84,7 @@ def answer(predictor: SamPredictor, picture: Picture, request: PredictRequest, a
             candidates="all" if request.multimask else "best",
             heed_clicks=True,  # what the object is, is for the one who clicks to say
             refine="none",  # clicks feed answers back by themselves, and a page's own decoder has to answer alike
+            upsampling="bilinear",
             padding_logits=False,
         )
     except ValueError as error:

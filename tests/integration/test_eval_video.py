@@ -91,9 +91,10 @@ class KnownPredictor:
         fusion: Fusion,
         refine: str,
         heed_clicks: bool,
+        upsampling: str,
     ) -> tuple[NDArray[np.float32], None, None]:
         assert not multimask_output and return_logits
-        assert refine == "none" and not heed_clicks  # whatever the weights recommend
+        assert (refine, heed_clicks, upsampling) == ("none", False, "bilinear")  # whatever the weights recommend
         self.asked += [(fusion, one, None if point_coords is None else point_coords[k, 0]) for k, one in enumerate(box)]
         return np.stack([self.answer(one, fusion) for one in box])[:, None], None, None
 

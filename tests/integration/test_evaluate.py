@@ -33,7 +33,7 @@ from hqsam.metrics import boundary_iou, mask_iou
 from hqsam.models import Sam
 from hqsam.predictor import SamPredictor
 from hqsam.registry import create_model
-from hqsam.types import Prompts, Refine
+from hqsam.types import Prompts, Refine, Upsampling
 from tests.helpers import ROOT, fill_parameters
 
 SIDE = 128
@@ -212,23 +212,33 @@ def test_plain_and_untrained_models_have_one_column(pack: Path, model: Sam) -> N
             evaluate(bad, records, EvalOptions(columns=("sam", "sum")))
 
 
+@pytest.mark.parametrize("upsampling", ["bilinear", "guided"])
 @pytest.mark.parametrize("refine", ["again", "zoom", "again+zoom"])
-def test_refined_masks_are_the_predictors(model: Sam, refine: Refine) -> None:
+def test_refined_masks_are_the_predictors(model: Sam, refine: Refine, upsampling: Upsampling) -> None:
     """Named in the protocol; the paper's protocol has no such thing."""
     image = np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8)
     target = np.zeros((300, 400), dtype=np.uint8)
     target[40:90, 30:100] = 255
-    path = make_path(model, EvalOptions(refine=refine, columns=("sam", "hq", "sum")))
+    path = make_path(model, EvalOptions(refine=refine, upsampling=upsampling, columns=("sam", "hq", "sum")))
     (mask,) = next(path([(image, [target])]))
     predictor = SamPredictor(model)
     predictor.set_image(image)
     box = np.array([[30.0, 40.0, 99.0, 89.0]])
     for fusion, found in mask.items():
-        wanted, _, _ = predictor.predict(box=box, multimask_output=False, refine=refine, fusion=fusion)
+        wanted, _, _ = predictor.predict(
+            box=box, multimask_output=False, refine=refine, fusion=fusion, upsampling=upsampling
+        )
         np.testing.assert_array_equal(found, wanted[0, 0])
-    assert path.describe()["refine"] == refine
-    with pytest.raises(ValueError, match="belongs to protocol 'predictor'"):
-        make_path(model, EvalOptions(protocol="paper", refine=refine))
+    assert path.describe()["refine"] == refine and path.describe()["upsampling"] == upsampling
+    for bad in (EvalOptions(protocol="paper", refine=refine), EvalOptions(protocol="paper", upsampling="guided")):
+        with pytest.raises(ValueError, match="belongs to protocol 'predictor'"):
+            make_path(model, bad)
+
+
+def test_the_models_upsampling_is_named(model: Sam, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "default_upsampling", "guided")
+    assert make_path(model, EvalOptions()).describe()["upsampling"] == "guided, of masks that HQ takes part in"
+    assert make_path(model, EvalOptions(upsampling="bilinear")).describe()["upsampling"] == "bilinear"
 
 
 def test_training_mode_is_restored(pack: Path, model: Sam) -> None:

@@ -27,6 +27,8 @@ from hqsam.predictor import SamPredictor
 from hqsam.registry import create_model
 from tests.helpers import fill_parameters
 
+GUIDED: dict[str, Any] = {"upsampling": "guided"}
+
 
 def tiny(name: str = "hq_test_vit") -> Sam:
     model = create_model(name, device="cpu")
@@ -172,7 +174,7 @@ def test_without_surplus_nothing_is_removed() -> None:
 def test_a_recommended_refinement_changes_no_clicks_and_no_mattes(
     model: Sam, pack: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What these protocols say of themselves names no refinement."""
+    """What these protocols say of themselves names neither a refinement nor an upsampling."""
     options = ClickOptions(prompts=("clicks", "boxes"), clicks=3, noise=(0.0,), columns=("sum",))
 
     def both() -> list[dict[str, Any]]:
@@ -180,7 +182,24 @@ def test_a_recommended_refinement_changes_no_clicks_and_no_mattes(
 
     before = both()
     monkeypatch.setattr(model, "default_refine", "again")
+    monkeypatch.setattr(model, "default_upsampling", "guided")
     assert both() == before
+
+
+def test_clicks_with_masks_that_follow_the_picture(model: Sam, pack: Path) -> None:
+    """Of masks with HQ; plain SAM stays what it is, and the clicks are put where these masks are wrong."""
+    options: dict[str, Any] = {"prompts": ("boxes",), "noise": (0.0,), "columns": ("sam", "sum")}
+    plain, guided = (ClickTask(model, open_dataset(pack), ClickOptions(**options, **more)) for more in ({}, GUIDED))
+    assert "upsampling" in guided.describe() and "upsampling" not in plain.describe()
+    item = plain.items[0]
+    loaded = plain.load(item)
+    (before,), (after,) = plain.run(item, loaded), guided.run(item, loaded)
+    assert after.miou["sam"] == before.miou["sam"]
+    predictor = SamPredictor(model)
+    predictor.set_image(loaded.image)
+    box = mask_to_box(loaded.targets[0])
+    mask = predictor.predict(box=box, multimask_output=False, fusion="sum", refine="none", **GUIDED)[0][0]
+    assert list(after.miou["sum"].values()) == [mask_iou(mask, loaded.targets[0])]
 
 
 def test_draws_depend_on_the_seed_and_the_object_alone(model: Sam, pack: Path) -> None:

@@ -200,6 +200,7 @@ def test_processes_agree(root: Path, tmp_path: Path, size: int, names: list[str]
         ("clicks", "clicks.prompts=[taps]", "taps"),
         ("clicks", "clicks.points=[0]", "at least 1"),
         ("clicks", "clicks.refine=again", "is for the prompts boxes and negative"),
+        ("clicks", "upsampling=guided", "upsampling belongs to task=masks"),
         ("edges", "data.sets=[eval_hq]", "task=edges takes bsds500_train"),
         ("edges", "data.sets=[bsds500_test]", "Berkeley"),
         ("mattes", "data.sets=[{root}/coco/annotations/instances_val2017.json]", "matte"),

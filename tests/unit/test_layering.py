@@ -16,7 +16,19 @@ PACKAGE = ROOT / "hqsam"
 # Lower ranks never import higher ones, not even inside a function. A new module must be given its place here.
 RANKS = {
     **dict.fromkeys(
-        ["types", "errors", "geometry", "boxes", "images", "postprocess", "upsampling", "rle", "prompt_arrays"], 0
+        [
+            "types",
+            "errors",
+            "geometry",
+            "boxes",
+            "images",
+            "postprocess",
+            "upsampling",
+            "guided",
+            "rle",
+            "prompt_arrays",
+        ],
+        0,
     ),
     "models": 1,
     **dict.fromkeys(["checkpoints", "hub", "registry", "assets"], 2),

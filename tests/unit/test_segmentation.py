@@ -210,7 +210,7 @@ def test_asked_again_an_empty_sum_is_sams_mask(images, monkeypatch, refine):
     together = predictor.segment([images[0]], [[Prompt(box=BOX)] * 2], multimask_output=False, refine=refine)[0]
     assert np.array_equal(together.masks[1], masks)
     (encoded,) = encode_each(predictor.model, images[:1])
-    (evaluated,) = decode_boxes(predictor.model, encoded, np.array([BOX]), ("hq", "sum"), refine)
+    (evaluated,) = decode_boxes(predictor.model, encoded, np.array([BOX]), ("hq", "sum"), refine=refine)
     assert np.array_equal(evaluated["sum"].masks, masks) and not evaluated["hq"].masks.any()
 
 

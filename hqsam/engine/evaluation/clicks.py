@@ -21,7 +21,7 @@ from hqsam.metrics.boundary import DILATION_RATIO
 from hqsam.metrics.clicks import NOC_TARGETS, PromptRecord, PromptSample, PromptScores, score_prompts
 from hqsam.models import Sam
 from hqsam.predictor import SamPredictor
-from hqsam.types import SCORE_SOURCES, Fusion, Refine, ScoreSource
+from hqsam.types import SCORE_SOURCES, Fusion, Refine, ScoreSource, Upsampling
 
 PromptKind = Literal["clicks", "points", "point", "boxes", "negative"]
 Mask = NDArray[np.bool_]
@@ -52,6 +52,7 @@ class ClickOptions:
         heed: `heed_clicks` of `SamPredictor.predict`.
         refine: of masks with HQ, as there; "again" and "again+again" go with the prompts "boxes" and "negative", since
             answers to clicks are fed back anyway and a single point has three.
+        upsampling: of masks with HQ, as there.
     """
 
     prompts: tuple[PromptKind, ...] = ("clicks",)
@@ -67,6 +68,7 @@ class ClickOptions:
     correlation: bool = False
     heed: bool = False
     refine: Refine = "none"
+    upsampling: Upsampling = "bilinear"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be asked, before anything is computed.
@@ -271,7 +273,9 @@ class ClickTask:
         """(C, H, W) masks, their scores by source (the one in use first), (C, 4h, 4w) logits."""
         first = self.scores[column]
         refine = "none" if column == "sam" else self.options.refine
+        upsampling = "bilinear" if column == "sam" else self.options.upsampling
         prompt = {**prompt, "fusion": column, "refine": refine, "heed_clicks": self.options.heed}
+        prompt["upsampling"] = upsampling
         masks, scores, low = self.predictor.predict(**prompt, score=first)
         found = {first: scores}
         has_own = column != "sam" and self.predictor.model.score_head is not None
@@ -302,6 +306,7 @@ class ClickTask:
             **({"correlation": "scores with the truth"} if o.correlation else {}),
             **({"heed": "points that SAM's mask heeds, masks with HQ heed too"} if o.heed else {}),
             **({"refine": f"masks with HQ: {o.refine}"} if o.refine != "none" else {}),
+            **({"upsampling": f"masks with HQ: {o.upsampling}"} if o.upsampling != "bilinear" else {}),
             "resolution": self.predictor.model.image_size,
             "max_per_source": "all" if o.max_per_source is None else o.max_per_source,
         }

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hqsam.engine.config import MISSING, setting
-from hqsam.types import Fusion, Refine
+from hqsam.types import Fusion, Refine, Upsampling
 
 TaskName = Literal["masks", "instances", "video", "clicks", "edges", "mattes", "proposals"]
 ProtocolName = Literal["predictor", "paper"]
@@ -23,7 +23,7 @@ class EvalOptions:
         columns: "sam", "hq", "sum"; empty for all that the model and the protocol have.
         max_per_source: only the first objects of each source, in the order of the data set; None for all.
         dilation_ratio: ring width of the boundary IoU as a share of the image diagonal.
-        refine: as in `SamPredictor.predict`; protocol "predictor" only.
+        refine, upsampling: as in `SamPredictor.predict`; protocol "predictor" only.
         batch_size: images encoded together; None for 8 on a GPU and 1 on a CPU.
         workers: threads that read images ahead, and as many that score masks; 0 does both when needed.
     """
@@ -35,6 +35,7 @@ class EvalOptions:
     dilation_ratio: float = 0.02
     workers: int = 0
     refine: Refine | None = None
+    upsampling: Upsampling | None = None
     batch_size: int | None = None
 
 
@@ -105,6 +106,7 @@ class ClickConfig:
     refine: Literal["none", "again", "again+again"] = setting(
         "none", "more looks at masks with HQ; of boxes and negative alone"
     )
+    upsampling: Literal["bilinear", "guided"] = setting("bilinear", "how masks with HQ get the size of the image")
 
 
 @dataclass(kw_only=True)
@@ -147,6 +149,9 @@ class EvalConfig:
         "default",
         "again: feed each answer back once, again+again: twice; zoom: look again at crops around small objects; "
         "default: the model's",
+    )
+    upsampling: Literal["default", "bilinear", "guided"] = setting(
+        "default", "how masks get the size of the image; guided: along the picture's edges; default: the model's"
     )
     score: Literal["default", "sam", "own", "own_boundary"] = setting(
         "default", "predicted IoU of SAM's mask, or (boundary) IoU of the mask itself; default: the model's"

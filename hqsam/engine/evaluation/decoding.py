@@ -14,7 +14,7 @@ from hqsam.encoding import encode_images
 from hqsam.geometry import ResizeLongestSide
 from hqsam.models import Sam
 from hqsam.segmentation import ask_again, masks_of_image
-from hqsam.types import Fusion, ImageFeatures, Prompts, Refine, ScoreSource
+from hqsam.types import Fusion, ImageFeatures, Prompts, Refine, ScoreSource, Upsampling
 
 _PIXELS_AT_ONCE = 2**25
 """Output pixels of one chunk of prompts, so that large photographs do not need memory for every object."""
@@ -52,7 +52,9 @@ def decode_boxes(
     encoded: EncodedImage,
     boxes: NDArray[np.floating[Any]],
     columns: Sequence[Fusion],
+    *,
     refine: Refine | None = "none",
+    upsampling: Upsampling | None = "bilinear",
     sources: Mapping[Fusion, ScoreSource] | None = None,
 ) -> Iterator[dict[Fusion, Decoded]]:
     """Answer boxes chunk by chunk. HQ alone and the sum come from one decoding, plain SAM from its own.
@@ -62,7 +64,7 @@ def decode_boxes(
         encoded: the image.
         boxes: (N, 4) XYXY in pixels of the image.
         columns: which ways of using the model.
-        refine: as in `SamPredictor.predict`.
+        refine, upsampling: as in `SamPredictor.predict`.
         sources: what the masks of each column are scored by; None: SAM's score.
 
     Yields:
@@ -84,7 +86,13 @@ def decode_boxes(
             output = model.decode(features, prompts.to(model.device), use_hq=use_hq, prepared=prepared, own_scores=own)
             for column in wanted:
                 answer = wanted_answer(
-                    model, multimask=False, return_logits=False, fusion=column, refine=refine, score=by[column]
+                    model,
+                    multimask=False,
+                    return_logits=False,
+                    fusion=column,
+                    refine=refine,
+                    score=by[column],
+                    upsampling=upsampling,
                 )
                 logits, scores = masks_of_output(model, output, prompts, answer)
                 logits = logits.float()

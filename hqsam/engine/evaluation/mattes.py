@@ -99,7 +99,12 @@ class MatteTask:
             mattes: dict[str, NDArray[Any]] = {}
             for column in self.columns:
                 logits, _, _ = self.predictor.predict(
-                    box=box, multimask_output=False, return_logits=True, fusion=column, refine="none"
+                    box=box,
+                    multimask_output=False,
+                    return_logits=True,
+                    fusion=column,
+                    refine="none",
+                    upsampling="bilinear",
                 )
                 mattes[column] = 1 / (1 + np.exp(-np.clip(logits[0], -_CERTAIN, _CERTAIN)))
             records.append(score_mattes(MatteSample(item.set, item.image, k, "box", mattes, matte)))

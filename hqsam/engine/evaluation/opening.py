@@ -36,6 +36,7 @@ Show = Callable[[EvalResult, Path], None]
 _OF_SOME_TASKS: dict[str, tuple[tuple[TaskName, ...], Any]] = {
     "protocol": (("masks",), "predictor"),
     "refine": (("masks",), "default"),
+    "upsampling": (("masks",), "default"),
     "dilation_ratio": (("masks", "video", "clicks"), 0.02),
     "score": (("clicks", "instances", "proposals"), "default"),
     "data.max_per_source": (("masks", "clicks", "mattes"), None),
@@ -62,6 +63,7 @@ def _masks(config: EvalConfig, model: Sam) -> tuple[AnyTask, Show]:
     options = EvalOptions(
         protocol=config.protocol,
         refine=None if config.refine == "default" else config.refine,
+        upsampling=None if config.upsampling == "default" else config.upsampling,
         prompts=config.prompts,
         columns=tuple(config.columns),  # type: ignore[arg-type]
         max_per_source=config.data.max_per_source,
@@ -117,6 +119,7 @@ def _clicks(config: EvalConfig, model: Sam) -> tuple[AnyTask, Show]:
         correlation=keys.correlation,
         heed=keys.heed,
         refine=keys.refine,
+        upsampling=keys.upsampling,
         columns=tuple(config.columns),  # type: ignore[arg-type]
         max_per_source=config.data.max_per_source,
         dilation_ratio=config.dilation_ratio,

@@ -20,7 +20,7 @@ from hqsam.engine.evaluation.columns import possible_columns, require_columns
 from hqsam.engine.evaluation.config import EvalOptions, ProtocolName
 from hqsam.engine.evaluation.decoding import EncodedImage, decode_boxes, encode_each, prompts_at_once
 from hqsam.models import Sam, select_masks
-from hqsam.types import Fusion, ImageFeatures, Prompts, Refine
+from hqsam.types import Fusion, ImageFeatures, Prompts, Refine, Upsampling
 
 INSIDE = 128
 """Grey values above this are inside a true mask (the published evaluation's threshold)."""
@@ -54,9 +54,13 @@ def make_path(model: Sam, options: EvalOptions) -> MaskPath:
     """
     columns = _choose_columns(model, options.protocol, options.columns)
     if options.protocol == "predictor":
-        return PredictorPath(model, columns, options.refine)
+        return PredictorPath(model, columns, options.refine, options.upsampling)
     if options.refine not in (None, "none"):
         raise ValueError(f"refine={options.refine!r} belongs to protocol 'predictor', not to {options.protocol!r}")
+    if options.upsampling not in (None, "bilinear"):
+        raise ValueError(
+            f"upsampling={options.upsampling!r} belongs to protocol 'predictor', not to {options.protocol!r}"
+        )
     return PaperPath(model)
 
 
@@ -79,10 +83,17 @@ def _choose_columns(model: Sam, protocol: ProtocolName, asked: Sequence[str]) ->
 class PredictorPath:
     """The path a user gets: `SamPredictor`, long side resized, padded, logits fused, threshold 0."""
 
-    def __init__(self, model: Sam, columns: tuple[Fusion, ...], refine: Refine | None = None) -> None:
+    def __init__(
+        self,
+        model: Sam,
+        columns: tuple[Fusion, ...],
+        refine: Refine | None = None,
+        upsampling: Upsampling | None = None,
+    ) -> None:
         self.model = model
         self.columns = columns
         self.refine = refine
+        self.upsampling = upsampling
 
     def __call__(self, pairs: Sequence[Pair]) -> Iterator[Iterator[Predicted]]:
         """See `MaskPath`."""
@@ -94,13 +105,17 @@ class PredictorPath:
         if not targets:
             return
         boxes = np.stack([tight_box(target) for target in targets])
-        for chunk in decode_boxes(self.model, encoded, boxes, self.columns, self.refine):
+        for chunk in decode_boxes(
+            self.model, encoded, boxes, self.columns, refine=self.refine, upsampling=self.upsampling
+        ):
             for row in range(len(chunk[self.columns[0]].masks)):
                 yield {column: decoded.masks[row] for column, decoded in chunk.items()}
 
-    def _default_refine(self) -> str:
-        default = self.model.default_refine
-        return default if default == "none" else f"{default}, of masks that HQ takes part in"
+    def _chosen(self, asked: str | None, default: str, plain: str) -> str:
+        """What was asked for, or the model's default, which is not for plain SAM."""
+        if asked is not None:
+            return asked
+        return default if default == plain else f"{default}, of masks that HQ takes part in"
 
     def describe(self) -> Mapping[str, Any]:
         """See `MaskPath`."""
@@ -108,7 +123,8 @@ class PredictorPath:
             "name": "predictor",
             "resize": "long side to the resolution, padded with zeros at the bottom and on the right",
             "masks": "single mask, upsampled to the original size, logit > 0",
-            "refine": self.refine or self._default_refine(),
+            "refine": self._chosen(self.refine, self.model.default_refine, "none"),
+            "upsampling": self._chosen(self.upsampling, self.model.default_upsampling, "bilinear"),
             "columns": {
                 column: {
                     "sam": "plain SAM, without the HQ token",

@@ -276,6 +276,7 @@ class VideoTask:
                 fusion=column,
                 refine="none",
                 heed_clicks=False,
+                upsampling="bilinear",
             )
             yield from zip(chunk, masks[:, 0], strict=True)
 

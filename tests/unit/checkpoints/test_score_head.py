@@ -179,6 +179,7 @@ def test_a_recommendation_needs_what_it_is_about(file: Path, tmp_path: Path) -> 
         {"recommended_score": "own"},
         {"recommended_refine": "again"},
         {"recommended_heed_clicks": "yes"},
+        {"recommended_upsampling": "guided"},
         {"recommended_fusion": "hq"},
     ):
         with pytest.raises(CheckpointError, match="would have no HQ head"):

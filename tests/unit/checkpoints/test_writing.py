@@ -324,6 +324,18 @@ def test_heeding_can_be_recommended(answer: str, tmp_path: Path, build: Build) -
         save_checkpoint(build("hq_test_tiny"), tmp_path / "b.safetensors", metadata=both)
 
 
+def test_an_upsampling_can_be_recommended(tmp_path: Path, build: Build) -> None:
+    path = tmp_path / "a.safetensors"
+    info = save_checkpoint(build("hq_test_tiny"), path, metadata={"recommended_upsampling": "guided"})
+    assert info.recommended_upsampling == "guided"
+    assert create_model("hq_test_tiny", path, device="cpu").default_upsampling == "guided"
+    assert create_model("sam_test_tiny", path, device="cpu").default_upsampling == "bilinear"
+    assert load_by_name("hq_test_tiny", path, device="cpu")[0].default_upsampling == "bilinear"
+    assert save_checkpoint(build("hq_test_tiny"), path).recommended_upsampling is None
+    with pytest.raises(CheckpointError, match="recommended_upsampling must be one of bilinear, guided"):
+        save_checkpoint(build("hq_test_tiny"), tmp_path / "b.safetensors", metadata={"recommended_upsampling": "sharp"})
+
+
 def test_what_the_embedded_head_recommends() -> None:
     model = create_model("hq_vit_tiny.embedded", device="cpu")
     assert model.default_refine == "again+again" and model.default_heed_clicks

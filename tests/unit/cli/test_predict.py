@@ -116,6 +116,16 @@ def test_clicks_can_be_heeded(photo: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert asked == [None, True, False]
 
 
+def test_edges_can_follow_the_picture(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hqsam import SamPredictor
+
+    asked, predict = [], SamPredictor.predict
+    monkeypatch.setattr(SamPredictor, "predict", lambda *a, **k: asked.append(k["upsampling"]) or predict(*a, **k))
+    for flags in ([], ["--upsampling", "guided"], ["--upsampling", "bilinear"]):
+        run(photo, "--point", "20,20", "--point", "5,5,0", *flags)
+    assert asked == [None, "guided", "bilinear"]
+
+
 def test_json_goes_to_standard_output_alone(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = run(photo, "--box", "5,5,50,30", "--json")
     assert json.loads(capsys.readouterr().out) == record_of(out)
@@ -140,6 +150,7 @@ def test_json_goes_to_standard_output_alone(photo: Path, capsys: pytest.CaptureF
         (["--boxes", "1,1,9,9"], "--boxes"),
         (["--text", "a dog", "--refine", "zoom"], "--refine goes with --box and --point"),
         (["--text", "a dog", "--heed-clicks"], "--heed-clicks goes with --box and --point"),
+        (["--text", "a dog", "--upsampling", "guided"], "--upsampling goes with --box and --point"),
         (["--point", "9,9,0", "--heed-clicks", "--refine", "zoom"], "heed_clicks is about the whole image"),
         (["--point", "9,9", "--multimask", "--fusion", "sam", "--refine", "zoom"], "one mask a prompt"),
     ],

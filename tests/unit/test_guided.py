@@ -1,0 +1,221 @@
+"""Upsampling along the edges of the picture: the fit by an independent one, the rule, the predictor's ways to it."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from hqsam import Prompt, SamPredictor
+from hqsam.answering import wanted_answer
+from hqsam.geometry import resized_hw
+from hqsam.guided import CERTAIN, EPSILON, FEWEST, RADIUS, ImageGuide, guided_masks
+from hqsam.postprocess import full_size_masks
+from hqsam.registry import build_model, model_spec
+from tests.helpers import fill_parameters
+
+SIDE, GRID = 64, 16
+BOX = [10.0, 12.0, 40.0, 40.0]
+
+
+def photograph(hw, seed=0):
+    """Smooth colours with a little noise."""
+    generator = np.random.default_rng(seed)
+    coarse = generator.uniform(0, 255, (4, 5, 3)).astype(np.float32)
+    smooth = cv2.resize(coarse, hw[::-1], interpolation=cv2.INTER_CUBIC)
+    return np.clip(smooth + generator.normal(0, 4, smooth.shape), 0, 255).astype(np.uint8)
+
+
+def logits_of(hw, grid=GRID, seed=1, count=1):
+    """(count, 1, grid, grid): random blobs with edges as soft as a decoder's."""
+    generator = np.random.default_rng(seed)
+    coarse = generator.normal(0, 6, (count, 5, 5)).astype(np.float32)
+    return torch.from_numpy(np.stack([cv2.resize(one, (grid, grid)) for one in coarse]))[:, None]
+
+
+def bring(logits, image, *, side=SIDE, threshold=0.0):
+    guide = ImageGuide(image, resized_hw(*image.shape[:2], side), side, logits.shape[-1])
+    return guided_masks(logits, guide, threshold=threshold)
+
+
+def plain(logits, image, *, side=SIDE, threshold=0.0):
+    hw = image.shape[:2]
+    return full_size_masks(logits, resized_hw(*hw, side), hw, side, threshold=threshold)
+
+
+@pytest.mark.parametrize("hw", [(64, 64), (40, 64), (64, 43)])
+def test_coefficients_are_those_of_least_squares_in_each_window(hw):
+    """Ridge regression of probability on colour by numpy, window by window, and the mean of the fits around a cell."""
+    image = photograph(hw)
+    logits = logits_of(hw)[:, 0]
+    got = ImageGuide(image, hw, SIDE, GRID).coefficients(logits)[0].double().numpy()
+    bottom, right = -hw[0] % 4, -hw[1] % 4
+    whole = np.pad(image, [(0, bottom), (0, right), (0, 0)], mode="edge").astype(float)
+    colours = whole.reshape(whole.shape[0] // 4, 4, -1, 4, 3).mean((1, 3)) / 255
+    gh, gw = colours.shape[:2]
+    inside = 1 / (1 + np.exp(-logits[0].double().numpy()))
+
+    def window(y, x):
+        return (slice(max(0, y - RADIUS), y + RADIUS + 1), slice(max(0, x - RADIUS), x + RADIUS + 1))
+
+    fits = np.empty((gh, gw, 4))
+    for y in range(gh):
+        for x in range(gw):
+            c, p = colours[window(y, x)].reshape(-1, 3), inside[:gh, :gw][window(y, x)].ravel()
+            centred = c - c.mean(0)
+            weights = np.linalg.solve(
+                centred.T @ centred / len(p) + EPSILON * np.eye(3), centred.T @ (p - p.mean()) / len(p)
+            )
+            fits[y, x] = *weights, p.mean() - weights @ c.mean(0)
+    expected = np.array([[fits[window(y, x)].reshape(-1, 4).mean(0) for x in range(gw)] for y in range(gh)])
+    # a colour is rounded to a grey value on its way to the grid
+    assert np.abs(got[:, :gh, :gw] - expected.transpose(2, 0, 1)).max() < 0.02 * np.abs(expected).max()
+    assert np.array_equal(got[:, gh - 1, :gw], got[:, -1, :gw]) and np.array_equal(got[:, :, -1], got[:, :, gw - 1])
+
+
+def test_an_edge_of_the_picture_between_two_cells():
+    """The bilinear mask ends a pixel or two before the picture's edge inside a cell, the guided one at it."""
+    image = np.full((64, 64, 3), 40, np.uint8)
+    image[:, 34:] = 200
+    logits = torch.full((1, 1, GRID, GRID), 3.0)
+    logits[..., 8] = -1.5
+    logits[..., 9:] = -3.0
+    ends = np.arange(64) < 34
+    assert not np.array_equal(plain(logits, image)[0, 0, 30].numpy(), ends)
+    assert np.array_equal(bring(logits, image)[0, 0, 30].numpy(), ends)
+
+
+@pytest.mark.parametrize("hw", [(64, 64), (40, 64), (150, 97), (31, 20), (1, 60), (300, 2)])
+def test_masks_are_the_logits_above_the_threshold(hw):
+    """Strips, all of them or where a mask can be, and whole pictures at once: one answer."""
+    image, logits = photograph(hw), logits_of(hw, count=5).view(1, 5, GRID, GRID)
+    for threshold in (0.0, 1.5, -7.0, 6.0):
+        as_logits = bring(logits, image, threshold=None)
+        masks = bring(logits, image, threshold=threshold)
+        assert masks.shape == (1, 5, *hw) and masks.dtype == torch.bool and as_logits.dtype == torch.float32
+        assert torch.equal(masks, as_logits > threshold)
+    double = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")  # no products then: the way of a GPU
+    try:
+        whole = bring(logits, image, threshold=None)
+        assert torch.equal(whole > 0, bring(logits, image))
+    finally:
+        torch.set_float32_matmul_precision(double)
+    assert (whole - as_logits).abs().max() < 1e-3
+    assert torch.equal(whole > 0, as_logits > 0)
+
+
+def test_what_the_decoder_is_certain_of_stays():
+    image, logits = photograph((96, 128)), logits_of((96, 128), count=3)
+    before, after = (way(logits, image, threshold=None) for way in (plain, bring))
+    certain = before.abs() >= CERTAIN + 1e-3
+    assert certain.any() and torch.allclose(after[certain], before[certain], atol=1e-4)
+    assert after[before.abs() < CERTAIN - 1e-3].abs().max() <= CERTAIN + 1e-3
+    assert not torch.equal(after > 0, before > 0)
+
+
+@pytest.mark.parametrize("cells", [0, 1, FEWEST - 1])
+def test_masks_smaller_than_a_window_are_not_averaged_away(cells):
+    image = photograph((64, 64))
+    logits = torch.full((1, 1, GRID, GRID), -2.0)
+    logits.view(-1)[torch.arange(cells) * GRID // 3] = 2.0
+    assert torch.equal(bring(logits, image), plain(logits, image))
+
+
+def test_a_picture_of_one_colour_says_nothing_about_edges():
+    """Then what is uncertain is the mean of its surroundings; nothing is divided by zero."""
+    logits = logits_of((64, 64))
+    for value in (0, 255):
+        image = np.full((64, 64, 3), value, np.uint8)
+        guide = ImageGuide(image, (64, 64), SIDE, GRID)
+        slopes = guide.coefficients(logits[:, 0])[:, :3]
+        assert slopes.abs().max() < 1e-3
+        assert guided_masks(logits, guide, threshold=None).isfinite().all()
+
+
+def test_types_of_logits_and_none():
+    image, logits = photograph((50, 64)), logits_of((50, 64), count=2)
+    expected = bring(logits, image)
+    for kind in (torch.bfloat16, torch.float16, torch.float64):
+        assert (bring(logits.to(kind), image) != expected).float().mean() < 0.02
+    assert bring(logits[:0], image).shape == (0, 1, 50, 64)
+
+
+def make_predictor(name="hq_test_vit"):
+    return SamPredictor(fill_parameters(build_model(model_spec(name))).eval())
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    predictor = make_predictor()
+    predictor.set_image(photograph((70, 100), seed=5))
+    return predictor
+
+
+def test_every_way_of_asking(predictor):
+    """One box, many, tensors, many images, and by hand; logits to be fed back and scores stay as they are."""
+    image = predictor._known_image()
+    masks, scores, low = predictor.predict(box=BOX, multimask_output=False, upsampling="guided")
+    before = predictor.predict(box=BOX, multimask_output=False)
+    assert not np.array_equal(masks, before[0])
+    assert np.array_equal(scores, before[1]) and np.array_equal(low, before[2])
+    by_hand = bring(torch.from_numpy(low)[None], image, side=predictor.model.image_size)
+    assert np.array_equal(masks, by_hand[0].numpy())
+    logits = predictor.predict(box=BOX, multimask_output=False, upsampling="guided", return_logits=True)[0]
+    assert np.array_equal(logits > 0, masks)
+    many = predictor.predict(box=[BOX, BOX], multimask_output=False, upsampling="guided")[0]
+    assert np.array_equal(many[1], masks)
+    boxes = torch.from_numpy(predictor.transform.apply_boxes(np.array([BOX]), predictor.original_size))
+    tensors = predictor.predict_torch(None, None, boxes.float(), multimask_output=False, upsampling="guided")
+    assert np.array_equal(tensors[0][0].numpy(), masks)
+    together = predictor.segment([image] * 2, [Prompt(box=BOX)] * 2, multimask_output=False, upsampling="guided")
+    assert np.array_equal(together[1].masks[0], masks)
+    three = predictor.predict(box=BOX, candidates="all", upsampling="guided")
+    assert np.array_equal(
+        three[0], bring(torch.from_numpy(three[2])[None], image, side=predictor.model.image_size)[0].numpy()
+    )
+
+
+def test_the_models_default_is_for_hq_masks_of_a_known_image(predictor, monkeypatch):
+    guided = {f: ask(predictor, fusion=f, upsampling="guided") for f in ("sam", "hq", "sum")}
+    bilinear = {f: ask(predictor, fusion=f) for f in ("sam", "hq", "sum")}
+    assert all(not np.array_equal(guided[f], bilinear[f]) for f in guided)
+    monkeypatch.setattr(predictor.model, "default_upsampling", "guided")
+    assert np.array_equal(ask(predictor, fusion="sam"), bilinear["sam"])
+    assert all(np.array_equal(ask(predictor, fusion=f), guided[f]) for f in ("hq", "sum"))
+    assert np.array_equal(ask(predictor, upsampling="bilinear"), bilinear["sum"])
+    blind = SamPredictor(predictor.model)
+    blind.load_features(predictor.get_features())
+    assert np.array_equal(ask(blind), bilinear["sum"])
+    with pytest.raises(ValueError, match="upsampling='guided' needs the picture itself"):
+        ask(blind, upsampling="guided")
+    blind.load_features(predictor.get_features(), predictor._known_image())
+    assert np.array_equal(ask(blind), guided["sum"])
+
+
+def ask(predictor, **options):
+    return predictor.predict(box=BOX, multimask_output=False, **options)[0]
+
+
+def test_unknown_ones_are_refused(predictor):
+    with pytest.raises(ValueError, match="upsampling must be one of"):
+        ask(predictor, upsampling="cubic")
+    with pytest.raises(ValueError, match="upsampling must be one of"):
+        wanted_answer(predictor.model, multimask=True, return_logits=False, upsampling="sharp")
+
+
+def test_beside_a_zoom():
+    """Both passes follow the picture: inside the crop the second, outside it the first."""
+    predictor = make_predictor()
+    image = photograph((200, 260), seed=3)
+    predictor.set_image(image)
+    box = [20.0, 30.0, 60.0, 70.0]
+    options = {"box": box, "multimask_output": False}
+    zoomed = predictor.predict(refine="zoom", **options)[0]
+    both = predictor.predict(refine="zoom", upsampling="guided", **options)[0]
+    logits = predictor.predict(refine="zoom", upsampling="guided", return_logits=True, **options)[0]
+    assert np.array_equal(logits > 0, both) and not np.array_equal(both, zoomed)
+    alone = predictor.predict(refine="none", upsampling="guided", **options)[0]
+    changed = np.argwhere((both != alone)[0])
+    assert len(changed) and changed.max(0)[1] < 200  # the crop is around the box
