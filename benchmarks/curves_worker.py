@@ -28,6 +28,8 @@ from hqsam.rle import encode_masks
 
 SLICE = 64
 """Boxes of one call where their masks are kept as run lengths."""
+ONE_LOOK: Any = {"multimask_output": False, "refine": "none", "upsampling": "bilinear"}
+"""What is asked, whatever the weights recommend: the published program's question."""
 Step = tuple[int, Callable[[], object]]
 
 
@@ -59,7 +61,7 @@ def _prompts(predictor: SamPredictor, picture: NDArray[np.uint8], sizes: list[in
     def call(boxes: NDArray[np.float64]) -> None:
         kept: list[Any] = []
         for start in range(0, len(boxes), SLICE):
-            masks, _, _ = predictor.predict(box=boxes[start : start + SLICE], multimask_output=False, refine="none")
+            masks, _, _ = predictor.predict(box=boxes[start : start + SLICE], **ONE_LOOK)
             kept += encode_masks(masks[:, 0])
 
     call(_boxes(1, picture))
@@ -71,7 +73,7 @@ def _at_once(predictor: SamPredictor, picture: NDArray[np.uint8], sizes: list[in
     predictor.set_image(picture)
 
     def call(boxes: NDArray[np.float64]) -> object:
-        return predictor.predict(box=boxes, multimask_output=False, refine="none")
+        return predictor.predict(box=boxes, **ONE_LOOK)
 
     call(_boxes(1, picture))
     yield from ((size, partial(call, _boxes(size, picture))) for size in sizes)
@@ -88,7 +90,7 @@ def _batch(predictor: SamPredictor, picture: NDArray[np.uint8], sizes: list[int]
     """Images encoded and decoded together."""
     height, width = picture.shape[:2]
     prompt = Prompt(box=(width * 0.2, height * 0.2, width * 0.8, height * 0.8))
-    segment = partial(predictor.segment, multimask_output=False, refine="none")
+    segment = partial(predictor.segment, **ONE_LOOK)
     for size in sizes:
         yield size, partial(segment, [picture] * size, [prompt] * size, batch_size=size)
 
@@ -108,7 +110,7 @@ def _ask(predictor: SamPredictor, image: NDArray[np.uint8]) -> object:
     height, width = image.shape[:2]
     predictor.set_image(image)
     box = [width * 0.2, height * 0.2, width * 0.8, height * 0.8]
-    return predictor.predict(box=box, multimask_output=False, refine="none")
+    return predictor.predict(box=box, **ONE_LOOK)
 
 
 def _boxes(count: int, picture: NDArray[np.uint8]) -> NDArray[np.float64]:
