@@ -4,7 +4,8 @@ A cell of the grid is several pixels wide, and bilinear steps cut across whateve
 cells, though, where an object ends the picture usually changes too: there the probability of being inside is fitted as
 a linear function of colour, on the grid, and that function is then evaluated for every pixel of the original (He and
 Sun, "Fast Guided Filter", arXiv 1505.00996; the colour version of He, Sun and Tang, "Guided Image Filtering", section
-3.4). Nothing is learned, and the decoder keeps the last word where it is certain.
+3.4). A fit counts by how much of the mask it explains: the filter alone would average away whatever is thin and of the
+colour of its surroundings. Nothing is learned, and the decoder keeps the last word where it is certain.
 
 Shape legend: N masks, (4h, 4w) the grid of logits, (gh, gw) its cells that the image covers, (H, W) the image.
 """
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from hqsam.postprocess import PIXELS_AT_ONCE, full_size_masks, suits_windows, upscale_logits
+from hqsam.postprocess import PIXELS_AT_ONCE, suits_windows, upscale_logits
 from hqsam.upsampling import WindowUpscaler
 
 RADIUS = 2
@@ -29,8 +30,10 @@ EPSILON = 1e-3
 """Weight of the prior that colour says nothing, as a variance of colours within 0..1."""
 CERTAIN = 5.0
 """Bilinear logits of this size or more stay as they are, so that thin parts the decoder is sure of do not fade."""
-FEWEST = (2 * RADIUS + 1) ** 2
-"""Masks of fewer cells than one fit looks at are not touched: they would be averaged away."""
+TRUST = 3.0
+"""Fits that explain a third or more of what varies around them count in full, those that explain nothing not at all."""
+LEAST = 1e-3
+"""Variance of the probability below which nothing needs to be explained."""
 
 
 class ImageGuide:
@@ -54,7 +57,8 @@ class ImageGuide:
     ) -> None:
         self.input_hw, self.original_hw = (input_hw[0], input_hw[1]), (image.shape[0], image.shape[1])
         self.image_size, self.grid = image_size, grid
-        self.image = torch.from_numpy(np.ascontiguousarray(image)).to(device)
+        # torch cannot share memory that may not be written, and says so
+        self.image = torch.from_numpy(np.require(image, requirements=("C", "W"))).to(device)
         # Colours of a photograph are nearly grey: their covariance is all but singular, and float32 too short. All
         # of this is small and made of a picture in the memory of the CPU, where there is float64 in any case.
         colours = torch.from_numpy(_on_grid(image, self.input_hw, image_size // grid))
@@ -71,23 +75,43 @@ class ImageGuide:
             logits: (N, 4h, 4w) float32.
 
         Returns:
-            (N, 4, 4h, 4w): three slopes and the value at black, averaged over the fits that contain the cell; those
-            of the padding repeat the last ones of the image.
+            (N, 5, 4h, 4w): three slopes and the value at black, averaged over the fits that contain the cell, and the
+            share of what varies there that they explain, 0..1; those of the padding repeat the last ones of the image.
         """
         gh, gw = self.cells
         inside = logits[:, :gh, :gw].sigmoid()
-        mean = _window_sums(inside) / self._counts  # (N, gh, gw)
-        joint = _window_sums(inside[:, None] * self._colours) / self._counts  # (N, 3, gh, gw)
-        covariance = joint - mean[:, None] * self._means
+        mean = self._window_means(inside)  # (N, gh, gw)
+        covariance = self._window_means(inside[:, None] * self._colours) - mean[:, None] * self._means
         slopes = (self._inverse * covariance[:, None]).sum(2)
         offset = mean - (slopes * self._means).sum(1)
-        fits = _window_sums(torch.cat([slopes, offset[:, None]], dim=1)) / self._counts
-        return F.pad(fits, (0, self.grid - gw, 0, self.grid - gh), mode="replicate")
+        explained, varies = (slopes * covariance).sum(1), self._window_means(inside * inside) - mean * mean
+        fits = self._window_means(torch.cat([slopes, torch.stack([offset, explained, varies], dim=1)], dim=1))
+        explained, varies = fits[:, 4], fits[:, 5]
+        share = (explained / (varies + LEAST)).clamp(0, 1)
+        kept = torch.cat([fits[:, :4], share[:, None]], dim=1)
+        return F.pad(kept, (0, self.grid - gw, 0, self.grid - gh), mode="replicate")
 
-    def are_too_small(self, logits: Tensor) -> Tensor:
-        """(N,) bool: which of (N, 4h, 4w) have fewer than `FEWEST` cells inside."""
-        gh, gw = self.cells
-        return (logits[:, :gh, :gw] > 0).flatten(1).sum(1) < FEWEST
+    def _window_means(self, x: Tensor) -> Tensor:
+        return _window_sums(x) / self._counts
+
+
+class KnownImage:
+    """An image whose guide is computed once, when it is first needed.
+
+    Attributes:
+        pixels: (H, W, 3) uint8 RGB.
+    """
+
+    def __init__(self, pixels: NDArray[np.uint8]) -> None:
+        self.pixels = pixels
+        self._guides: dict[object, ImageGuide] = {}
+
+    def guide(self, input_hw: tuple[int, ...], image_size: int, logits: Tensor) -> ImageGuide:
+        """For logits (..., 4h, 4w), where they are; the other arguments as in `ImageGuide`."""
+        key = (tuple(input_hw), image_size, logits.shape[-1], logits.device)
+        if key not in self._guides:
+            self._guides = {key: ImageGuide(self.pixels, input_hw, image_size, logits.shape[-1], logits.device)}
+        return self._guides[key]
 
 
 def guided_logits(logits: Tensor, coefficients: Tensor, image: Tensor) -> Tensor:
@@ -95,16 +119,20 @@ def guided_logits(logits: Tensor, coefficients: Tensor, image: Tensor) -> Tensor
 
     Args:
         logits: (..., H, W), bilinear.
-        coefficients: (..., 4, H, W), bilinear.
+        coefficients: (..., 5, H, W), bilinear.
         image: (H, W, 3) uint8.
 
     Returns:
-        (..., H, W): the logits where they are certain, else those of the fitted probability, kept below that certainty.
+        (..., H, W): the logits where they are certain, else those of the probability that the fit moves towards what
+        it says, kept below that certainty.
     """
     colours = image.permute(2, 0, 1).to(coefficients.dtype) / 255
-    inside = (coefficients[..., :3, :, :] * colours).sum(-3) + coefficients[..., 3, :, :]
+    fit = (coefficients[..., :3, :, :] * colours).sum(-3) + coefficients[..., 3, :, :]
+    weight = (TRUST * coefficients[..., 4, :, :]).clamp(max=1)
+    probability = torch.lerp(logits.sigmoid(), fit, weight)
     limit = 1 / (1 + math.exp(CERTAIN))
-    return torch.where(logits.abs() < CERTAIN, inside.clamp(limit, 1 - limit).logit(), logits)
+    moved = (logits.abs() < CERTAIN) & probability.isfinite()
+    return torch.where(moved, probability.clamp(limit, 1 - limit).logit(), logits)
 
 
 @torch.no_grad()
@@ -123,44 +151,39 @@ def guided_masks(logits: Tensor, guide: ImageGuide, *, threshold: float | None =
     flat = logits.flatten(0, 1).float()
     kind = torch.float32 if threshold is None else torch.bool
     result = torch.empty((len(flat), height, width), dtype=kind, device=logits.device)
-    small = guide.are_too_small(flat)
-    frame = guide.input_hw, guide.original_hw, guide.image_size
-    for rows, guided in ((small.nonzero()[:, 0], False), ((~small).nonzero()[:, 0], True)):
-        if not len(rows):
-            continue
-        if not guided:
-            result[rows] = full_size_masks(flat[rows, None], *frame, threshold=threshold)[:, 0]
-        elif suits_windows(flat[rows]):
-            _in_windows(flat, rows, guide, threshold, result)
-        else:
-            step = max(1, PIXELS_AT_ONCE // (5 * max(height * width, guide.image_size**2)))
-            for some in rows.split(step):
-                joined = torch.cat([flat[some, None], guide.coefficients(flat[some])], dim=1)
-                full = upscale_logits(joined, *frame)
-                answer = guided_logits(full[:, 0], full[:, 1:], guide.image)
-                result[some] = answer if threshold is None else answer > threshold
+    if suits_windows(flat):
+        _in_windows(flat, guide, threshold, result)
+        return result.view(*logits.shape[:2], height, width)
+    step = max(1, PIXELS_AT_ONCE // max(height * width, guide.image_size**2))
+    for start in range(0, len(flat), step):
+        some = flat[start : start + step]
+        joined = torch.cat([some[:, None], guide.coefficients(some)], dim=1)
+        full = upscale_logits(joined, guide.input_hw, guide.original_hw, guide.image_size)
+        answer = guided_logits(full[:, 0], full[:, 1:], guide.image)
+        result[start : start + step] = answer if threshold is None else answer > threshold
     return result.view(*logits.shape[:2], height, width)
 
 
-def _in_windows(logits: Tensor, rows: Tensor, guide: ImageGuide, threshold: float | None, result: Tensor) -> None:
+def _in_windows(logits: Tensor, guide: ImageGuide, threshold: float | None, result: Tensor) -> None:
     """Fill in masks on a CPU, strip by strip; not where the logits are certain that nothing is inside."""
     height, width = guide.original_hw
-    result[rows] = False
     floor = -math.inf if threshold is None else min(threshold, -CERTAIN)
     # Windows have x before y: of the transposed logits they are the other way round.
     upscale = WindowUpscaler(guide.grid, guide.input_hw[::-1], (width, height), guide.image_size)
-    for row in rows.tolist():
-        low = logits[row]
+    for low, mask in zip(logits, result, strict=True):
+        if threshold is not None:
+            mask.zero_()
         coefficients = guide.coefficients(low[None])[0]
         for strip in upscale.strips(low.T, floor, beside=coefficients.transpose(-1, -2)):
             answer = guided_logits(strip.logits, strip.beside, guide.image[strip.x, strip.y])
-            result[row, strip.x, strip.y] = answer if threshold is None else answer > threshold
+            mask[strip.x, strip.y] = answer if threshold is None else answer > threshold
 
 
 def _inverse_covariance(colours: Tensor, means: Tensor, counts: Tensor) -> Tensor:
     """(3, 3, gh, gw): of the colours in each window, with `EPSILON` on the diagonal."""
     second = _window_sums((colours[:, None] * colours[None]).flatten(0, 1)).unflatten(0, (3, 3)) / counts
-    covariance = second - means[:, None] * means[None] + EPSILON * torch.eye(3, dtype=means.dtype)[..., None, None]
+    unit = torch.eye(3, dtype=means.dtype, device=means.device)
+    covariance = second - means[:, None] * means[None] + EPSILON * unit[..., None, None]
     columns = [torch.linalg.cross(covariance[(k + 1) % 3], covariance[(k + 2) % 3], dim=0) for k in range(3)]
     adjugate = torch.stack(columns, dim=1)
     inverse: Tensor = adjugate / (covariance[0] * adjugate[:, 0]).sum(0)
@@ -180,13 +203,19 @@ def _window_sums(x: Tensor) -> Tensor:
 
 
 def _on_grid(image: NDArray[np.uint8], input_hw: tuple[int, int], pixels: int) -> NDArray[np.float64]:
-    """(3, gh, gw): mean colours, 0..1, of cells of `pixels` a side; where the image ends in one, its edge goes on."""
-    height, width = input_hw
-    shrinks = height <= image.shape[0] and width <= image.shape[1]
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    resized = cv2.resize(image, (width, height), interpolation=method)
-    bottom, right = (-size % pixels for size in input_hw)
-    whole = cv2.copyMakeBorder(resized, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
-    size = whole.shape[1] // pixels, whole.shape[0] // pixels
-    cells = cv2.resize(whole, size, interpolation=cv2.INTER_AREA) / 255.0
-    return np.ascontiguousarray(cells.transpose(2, 0, 1))
+    """(3, gh, gw): mean colours, 0..1, of what cells show of the image; each has `pixels` a side of the input."""
+    if input_hw[0] <= image.shape[0] and input_hw[1] <= image.shape[1]:
+        image = cv2.resize(image, input_hw[::-1], interpolation=cv2.INTER_AREA)
+    rows = _cell_means(image / 255.0, input_hw[0], pixels)
+    both = _cell_means(rows.swapaxes(0, 1), input_hw[1], pixels)
+    return np.ascontiguousarray(both.transpose(2, 1, 0))
+
+
+def _cell_means(values: NDArray[np.float64], length: int, pixels: int) -> NDArray[np.float64]:
+    """(L, ...) values, stretched to `length` -> (cells, ...) means over `pixels` each; the last may be cut off."""
+    edges = np.minimum(np.arange(0, length + pixels, pixels), length) * (len(values) / length)
+    below = np.minimum(edges.astype(int), len(values) - 1)
+    sums = np.concatenate([np.zeros_like(values[:1]), values.cumsum(0)])
+    part = (edges - below).reshape(-1, *[1] * (values.ndim - 1))
+    means: NDArray[np.float64] = np.diff(sums[below] + part * values[below], axis=0)
+    return means / np.diff(edges).reshape(part[1:].shape)

@@ -19,6 +19,7 @@ from hqsam.answering import Answer, wanted_answer
 from hqsam.computed_from import ComputedFrom, Kept
 from hqsam.features import PredictorFeatures, image_hash, model_fingerprint
 from hqsam.geometry import ResizeLongestSide
+from hqsam.guided import KnownImage
 from hqsam.images import as_rgb_uint8
 from hqsam.models import PreparedImages, Sam
 from hqsam.models.transformer import ImageTokens
@@ -60,7 +61,7 @@ class SamPredictor:
         self._hq_known, self._tokens_known = Kept[Tensor](), Kept[ImageTokens]()
         self._encoded: tuple[ComputedFrom, ComputedFrom] | None = None
         self._image_hash = ""
-        self._image: NDArray[np.uint8] | None = None
+        self._image: KnownImage | None = None
 
     def set_image(self, image: NDArray[np.uint8], image_format: str = "RGB") -> None:
         """Encode an image.
@@ -76,7 +77,7 @@ class SamPredictor:
         resized = self.transform.apply_image(rgb)
         tensor = torch.from_numpy(resized).to(self.device).permute(2, 0, 1)[None]
         self.set_torch_image(tensor, rgb.shape[:2])
-        self._image_hash, self._image = image_hash(rgb), rgb.copy()  # callers may draw on theirs
+        self._image_hash, self._image = image_hash(rgb), KnownImage(rgb.copy())  # callers may draw on theirs
 
     @torch.no_grad()
     def set_torch_image(self, transformed_image: Tensor, original_image_size: tuple[int, ...]) -> None:
@@ -156,7 +157,7 @@ class SamPredictor:
         self.original_size, self.input_size = features.original_size, features.input_size
         self.features = features.image_embedding
         self.interm_features = [features.early_feature.permute(0, 2, 3, 1)]
-        self._image_hash, self._image = features.image_hash, None if rgb is None else rgb.copy()
+        self._image_hash, self._image = features.image_hash, None if rgb is None else KnownImage(rgb.copy())
         self.is_image_set = True
         self._encoded = ComputedFrom.of_encoder(self.model), ComputedFrom.of_tensors(self.features)
 
@@ -223,8 +224,7 @@ class SamPredictor:
             upsampling: "guided" fits edges to those of the image (`hqsam.guided`); "bilinear" is SAM's own. None: the
                 model's default for HQ's masks, where the image itself is known.
             padding_logits: False leaves out the logits of the padding beside an image that is not square: those that
-                are returned are far below zero there. The masks are the same; answers to logits that are fed back, by
-                `refine` too, differ a little (docs/predictor.md says what was measured).
+                are returned are far below zero there. Masks are the same; answers to logits fed back differ a little.
 
         Returns:
             masks (C, H, W) bool, or float32 logits; scores (C,), see `score`; low-resolution logits
@@ -365,7 +365,7 @@ class SamPredictor:
         masks = masks_of_image(self.model, self._known_image(), frame, prompts, logits, answer)
         return masks, scores, logits
 
-    def _known_image(self) -> NDArray[np.uint8] | None:
+    def _known_image(self) -> KnownImage | None:
         """The set image; None where only its embedding is known."""
         return self._image if self._is_as_encoded() else None
 

@@ -124,8 +124,10 @@ def zoom(
     jobs: list[CropJob] = []
     for row in range(len(logits)):
         first = full_size(model, logits[row, 0], original_hw)
-        shown = first if guide is None else guided_masks(logits[row : row + 1], guide, threshold=None)[0, 0]
-        result[row, 0] = shown if threshold is None else shown > threshold
+        if guide is None:
+            result[row, 0] = first if threshold is None else first > threshold
+        else:
+            result[row] = guided_masks(logits[row : row + 1], guide, threshold=threshold)[0]
         job = _zoom_job(model, prompts[row : row + 1], first, row)
         jobs += [job] if job is not None else []
         if len(jobs) == step or (jobs and row == len(logits) - 1):

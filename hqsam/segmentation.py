@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hqsam.answering import Answer, masks_of_output
 from hqsam.encoding import encode_images
-from hqsam.guided import ImageGuide, guided_masks
+from hqsam.guided import KnownImage, guided_masks
 from hqsam.heeding import heed_clicks
 from hqsam.images import as_rgb_uint8
 from hqsam.models import PreparedImages, Sam
@@ -167,7 +167,7 @@ def _answer_group(
 
 def masks_of_image(
     model: Sam,
-    image: NDArray[np.uint8] | None,
+    image: KnownImage | None,
     frame: tuple[tuple[int, ...], tuple[int, ...]],
     prompts: Prompts,
     logits: Tensor,
@@ -177,7 +177,7 @@ def masks_of_image(
 
     Args:
         model: the model.
-        image: (H, W, 3) uint8 RGB, needed for a zoom and for guided upsampling.
+        image: the image itself, needed for a zoom and for guided upsampling.
         frame: size (height, width) of the resized image inside the model's input, and (H, W).
         prompts: the N prompts, as they were answered.
         logits: (N, C, 4h, 4w) float32.
@@ -196,11 +196,9 @@ def masks_of_image(
         asked = f"refine={answer.refine!r}" if answer.zooms else f"upsampling={answer.upsampling!r}"
         raise ValueError(f"{asked} needs the picture itself: use set_image(image) or load_features(features, image)")
     if answer.zooms:
-        return zoom(
-            model, image, prompts, logits, fusion=answer.fusion, upsampling=answer.upsampling, threshold=threshold
-        )
-    guide = ImageGuide(image, frame[0], model.image_size, logits.shape[-1], logits.device)
-    return guided_masks(logits, guide, threshold=threshold)
+        pixels, upsampling = image.pixels, answer.upsampling
+        return zoom(model, pixels, prompts, logits, fusion=answer.fusion, upsampling=upsampling, threshold=threshold)
+    return guided_masks(logits, image.guide(frame[0], model.image_size, logits), threshold=threshold)
 
 
 @dataclass(frozen=True)
@@ -264,7 +262,7 @@ def _segment_batch(model: Sam, jobs: Sequence[_Job], answer: Answer) -> Iterator
     joined = Prompts.cat([job.prompts for job in jobs]).with_image_index(index)
     logits, scores = answer_prompts(model, features, joined, answer)
     for job, input_hw, low, score in zip(jobs, input_sizes, logits.split(counts), scores.split(counts), strict=True):
-        masks = masks_of_image(model, job.image, (input_hw, job.original_hw), job.prompts, low, answer)
+        masks = masks_of_image(model, KnownImage(job.image), (input_hw, job.original_hw), job.prompts, low, answer)
         yield job.place, Segmentation(masks.cpu().numpy(), score.cpu().numpy(), low.cpu().numpy())
 
 

@@ -188,7 +188,7 @@ def _require_subject(metadata: Mapping[str, str], parts: Collection[Part], path:
     """Refuse a recommendation about a head that the result has not; SAM's own mask and score need none."""
     subjects: list[tuple[str, Part, str]] = [(key, "head", "HQ head") for key in RECOMMENDATIONS]
     for key, part, title in [*subjects, (RECOMMENDED_SCORE, "score", "score head")]:
-        if part not in parts and metadata.get(key, "sam") not in ("sam", "none", "no"):
+        if part not in parts and metadata.get(key, "sam") not in ("sam", "none", "no", "bilinear"):
             raise CheckpointError(f"{path} would have no {title}, which {key}={metadata[key]!r} is about")
 
 

@@ -12,7 +12,12 @@ from pathlib import Path
 
 from hqsam.checkpoints import atomic_path, remove_leftovers
 from hqsam.checkpoints.reading import read_strings
-from hqsam.checkpoints.recommendations import RECOMMENDED_FUSION, RECOMMENDED_HEED_CLICKS, RECOMMENDED_REFINE
+from hqsam.checkpoints.recommendations import (
+    RECOMMENDED_FUSION,
+    RECOMMENDED_HEED_CLICKS,
+    RECOMMENDED_REFINE,
+    RECOMMENDED_UPSAMPLING,
+)
 from hqsam.engine.config import config_to_yaml, load_config
 from hqsam.engine.distributed import World, choose_device
 from hqsam.engine.evaluation.program import run as run_evaluation
@@ -210,7 +215,7 @@ def _write_candidate(trained: Path, target: Path, number: int, before: dict[str,
     """The trained model with the number of its round, and with what the model before it recommended."""
     from safetensors.torch import load_file, save_file
 
-    how_to_ask = (RECOMMENDED_FUSION, RECOMMENDED_REFINE, RECOMMENDED_HEED_CLICKS)
+    how_to_ask = (RECOMMENDED_FUSION, RECOMMENDED_REFINE, RECOMMENDED_HEED_CLICKS, RECOMMENDED_UPSAMPLING)
     kept = {key: before[key] for key in how_to_ask if key in before}
     with atomic_path(target) as temporary:
         save_file(load_file(trained), temporary, {**read_strings(trained), **kept, ROUND_KEY: str(number)})

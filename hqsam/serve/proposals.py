@@ -124,12 +124,14 @@ class Proposer:
         return list(self._segmented(self.embeddings.predictor(picture), given))
 
     def _segmented(self, predictor: SamPredictor, given: ImageBoxes) -> Iterator[_Found]:
-        # Zooming needs the pixels of the picture, of which only the features are kept.
+        # A zoom and edges of the picture need its pixels; only its features are kept.
         refine = without_zoom(predictor.model.default_refine)
         for start in range(0, len(given.boxes), self._together):
             self.worker.run_more_urgent()
             boxes = given.boxes[start : start + self._together]
-            masks, scores, _ = predictor.predict(box=boxes, multimask_output=False, refine=refine)
+            masks, scores, _ = predictor.predict(
+                box=boxes, multimask_output=False, refine=refine, upsampling="bilinear"
+            )
             rows = zip(encode_masks(masks[:, 0]), scores[:, 0].tolist(), given.categories[start:], strict=False)
             for rle, score, category in rows:
                 yield _Found(rle, score, self.labels[category - 1] if self.labels else "")

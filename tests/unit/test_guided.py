@@ -10,9 +10,11 @@ import torch
 from hqsam import Prompt, SamPredictor
 from hqsam.answering import wanted_answer
 from hqsam.geometry import resized_hw
-from hqsam.guided import CERTAIN, EPSILON, FEWEST, RADIUS, ImageGuide, guided_masks
+from hqsam.guided import CERTAIN, EPSILON, LEAST, RADIUS, ImageGuide, _on_grid, guided_masks
+from hqsam.heeding import heed_clicks
 from hqsam.postprocess import full_size_masks
 from hqsam.registry import build_model, model_spec
+from hqsam.types import Prompts
 from tests.helpers import fill_parameters
 
 SIDE, GRID = 64, 16
@@ -51,27 +53,43 @@ def test_coefficients_are_those_of_least_squares_in_each_window(hw):
     logits = logits_of(hw)[:, 0]
     got = ImageGuide(image, hw, SIDE, GRID).coefficients(logits)[0].double().numpy()
     bottom, right = -hw[0] % 4, -hw[1] % 4
-    whole = np.pad(image, [(0, bottom), (0, right), (0, 0)], mode="edge").astype(float)
-    colours = whole.reshape(whole.shape[0] // 4, 4, -1, 4, 3).mean((1, 3)) / 255
+    whole = np.pad(image.astype(float), [(0, bottom), (0, right), (0, 0)], constant_values=np.nan)
+    colours = np.nanmean(whole.reshape(whole.shape[0] // 4, 4, -1, 4, 3), axis=(1, 3)) / 255
     gh, gw = colours.shape[:2]
     inside = 1 / (1 + np.exp(-logits[0].double().numpy()))
 
     def window(y, x):
         return (slice(max(0, y - RADIUS), y + RADIUS + 1), slice(max(0, x - RADIUS), x + RADIUS + 1))
 
-    fits = np.empty((gh, gw, 4))
+    fits = np.empty((gh, gw, 6))
     for y in range(gh):
         for x in range(gw):
             c, p = colours[window(y, x)].reshape(-1, 3), inside[:gh, :gw][window(y, x)].ravel()
-            centred = c - c.mean(0)
-            weights = np.linalg.solve(
-                centred.T @ centred / len(p) + EPSILON * np.eye(3), centred.T @ (p - p.mean()) / len(p)
-            )
-            fits[y, x] = *weights, p.mean() - weights @ c.mean(0)
-    expected = np.array([[fits[window(y, x)].reshape(-1, 4).mean(0) for x in range(gw)] for y in range(gh)])
-    # a colour is rounded to a grey value on its way to the grid
-    assert np.abs(got[:, :gh, :gw] - expected.transpose(2, 0, 1)).max() < 0.02 * np.abs(expected).max()
+            centred, joint = c - c.mean(0), (c - c.mean(0)).T @ (p - p.mean()) / len(p)
+            slopes = np.linalg.solve(centred.T @ centred / len(p) + EPSILON * np.eye(3), joint)
+            fits[y, x] = *slopes, p.mean() - slopes @ c.mean(0), slopes @ joint, p.var()
+    means = np.array([[fits[window(y, x)].reshape(-1, 6).mean(0) for x in range(gw)] for y in range(gh)])
+    expected = np.stack([*means.transpose(2, 0, 1)[:4], means[..., 4] / (means[..., 5] + LEAST)])
+    assert np.abs(got[:, :gh, :gw] - expected).max() < 1e-4 * np.abs(expected).max()
     assert np.array_equal(got[:, gh - 1, :gw], got[:, -1, :gw]) and np.array_equal(got[:, :, -1], got[:, :, gw - 1])
+
+
+@pytest.mark.parametrize("hw", [(64, 64), (30, 47), (200, 130), (1, 90), (300, 2)])
+def test_colours_of_a_cell_are_those_of_the_pixels_that_it_shows(hw):
+    """By sampling each pixel of the input a hundredfold from the original; parts of pixels count as parts."""
+    image = np.random.default_rng(0).integers(0, 256, (*hw, 3), dtype=np.uint8)
+    input_hw = resized_hw(*hw, SIDE)
+    got = _on_grid(image, input_hw, SIDE // GRID)
+    if input_hw[0] <= hw[0] and input_hw[1] <= hw[1]:
+        image = cv2.resize(image, input_hw[::-1], interpolation=cv2.INTER_AREA)
+    places = [
+        np.minimum(((np.arange(100 * n) + 0.5) / 100 * len_ / n).astype(int), len_ - 1)
+        for n, len_ in zip(input_hw, image.shape, strict=False)
+    ]
+    fine = image[places[0]][:, places[1]] / 255.0
+    for y, x in [(0, 0), (got.shape[1] - 1, got.shape[2] - 1), (got.shape[1] // 2, got.shape[2] // 3)]:
+        block = fine[400 * y : 400 * (y + 1), 400 * x : 400 * (x + 1)]
+        assert np.abs(got[:, y, x] - block.mean((0, 1))).max() < 0.02
 
 
 def test_an_edge_of_the_picture_between_two_cells():
@@ -115,23 +133,56 @@ def test_what_the_decoder_is_certain_of_stays():
     assert not torch.equal(after > 0, before > 0)
 
 
-@pytest.mark.parametrize("cells", [0, 1, FEWEST - 1])
-def test_masks_smaller_than_a_window_are_not_averaged_away(cells):
-    image = photograph((64, 64))
-    logits = torch.full((1, 1, GRID, GRID), -2.0)
-    logits.view(-1)[torch.arange(cells) * GRID // 3] = 2.0
-    assert torch.equal(bring(logits, image), plain(logits, image))
+@pytest.mark.parametrize("shape", ["nothing", "one cell", "a line", "a hole"])
+@pytest.mark.parametrize("noise", [0.0, 2.0])
+def test_a_picture_of_one_colour_says_nothing_about_edges(shape, noise):
+    """Where there is no edge the mask is the bilinear one, however thin it is: nothing is averaged away."""
+    image = np.clip(np.random.default_rng(0).normal(120, noise, (64, 64, 3)), 0, 255).astype(np.uint8)
+    logits = torch.full((1, 1, GRID, GRID), -4.5)
+    if shape == "one cell":
+        logits[..., 5, 7] = 3.0
+    elif shape == "a line":
+        logits[..., 5, :] = 2.0
+    elif shape == "a hole":
+        logits[..., 2:14, 2:14] = 4.5
+        logits[..., 6:9, 6:9] = -4.5
+    before, after = plain(logits, image), bring(logits, image)
+    if noise == 0:
+        assert torch.equal(before, after)
+    else:
+        assert before.sum() == 0 or (before & after).sum() > 0.8 * (before | after).sum()
 
 
-def test_a_picture_of_one_colour_says_nothing_about_edges():
-    """Then what is uncertain is the mean of its surroundings; nothing is divided by zero."""
-    logits = logits_of((64, 64))
-    for value in (0, 255):
-        image = np.full((64, 64, 3), value, np.uint8)
-        guide = ImageGuide(image, (64, 64), SIDE, GRID)
-        slopes = guide.coefficients(logits[:, 0])[:, :3]
-        assert slopes.abs().max() < 1e-3
-        assert guided_masks(logits, guide, threshold=None).isfinite().all()
+def test_a_heeded_click_stays_heeded_where_the_picture_says_nothing():
+    logits, sam = torch.full((1, 1, GRID, GRID), 4.0), torch.full((1, 1, GRID, GRID), 4.0)
+    sam[..., 6:9, 6:9] = -3.0
+    click = Prompts.from_parts(torch.tensor([[[30.0, 30.0]]]), torch.tensor([[0]]))
+    heeded = heed_clicks(logits, sam, click, SIDE, 0.0)
+    image = np.full((64, 64, 3), 90, np.uint8)
+    assert not plain(heeded, image)[0, 0, 30, 30] and not bring(heeded, image)[0, 0, 30, 30]
+
+
+def test_what_is_not_finite_spreads_no_farther_than_in_the_bilinear_steps():
+    image, logits = photograph((64, 64)), logits_of((64, 64))
+    for value in (float("nan"), float("inf"), -float("inf")):
+        broken = logits.clone()
+        broken[..., 8, 8] = value
+        before, after = (way(broken, image, threshold=None) for way in (plain, bring))
+        assert torch.equal(before.isnan(), after.isnan())
+
+
+def test_an_image_of_the_caller(recwarn):
+    """Read-only, mirrored, or with a default device that is another: the same masks, and no warning."""
+    image, logits = photograph((50, 64)), logits_of((50, 64))
+    expected = bring(logits, image)
+    readonly = image.copy()
+    readonly.flags.writeable = False
+    assert torch.equal(bring(logits, readonly), expected)
+    assert torch.equal(bring(logits, image[:, ::-1].copy()[:, ::-1]), expected)
+    with torch.device("meta"):
+        guide = ImageGuide(image, resized_hw(50, 64, SIDE), SIDE, GRID)
+    assert torch.equal(guided_masks(logits, guide), expected)
+    assert not recwarn.list
 
 
 def test_types_of_logits_and_none():
@@ -155,7 +206,7 @@ def predictor():
 
 def test_every_way_of_asking(predictor):
     """One box, many, tensors, many images, and by hand; logits to be fed back and scores stay as they are."""
-    image = predictor._known_image()
+    image = predictor._known_image().pixels
     masks, scores, low = predictor.predict(box=BOX, multimask_output=False, upsampling="guided")
     before = predictor.predict(box=BOX, multimask_output=False)
     assert not np.array_equal(masks, before[0])
@@ -190,7 +241,11 @@ def test_the_models_default_is_for_hq_masks_of_a_known_image(predictor, monkeypa
     assert np.array_equal(ask(blind), bilinear["sum"])
     with pytest.raises(ValueError, match="upsampling='guided' needs the picture itself"):
         ask(blind, upsampling="guided")
-    blind.load_features(predictor.get_features(), predictor._known_image())
+    pixels = predictor._known_image().pixels
+    resized = predictor.transform.apply_image(pixels)
+    blind.set_torch_image(torch.from_numpy(resized).permute(2, 0, 1)[None], pixels.shape[:2])
+    assert np.array_equal(ask(blind), bilinear["sum"])
+    blind.load_features(predictor.get_features(), predictor._known_image().pixels)
     assert np.array_equal(ask(blind), guided["sum"])
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hqsam.answering import masks_of_output, wanted_answer
 from hqsam.encoding import encode_images
 from hqsam.geometry import ResizeLongestSide
+from hqsam.guided import KnownImage
 from hqsam.models import Sam
 from hqsam.segmentation import ask_again, masks_of_image
 from hqsam.types import Fusion, ImageFeatures, Prompts, Refine, ScoreSource, Upsampling
@@ -70,8 +71,8 @@ def decode_boxes(
     Yields:
         Column -> masks of the next boxes, in order; memory does not depend on N.
     """
-    image, features, input_hw = encoded
-    image_hw = image.shape[:2]
+    pixels, features, input_hw = encoded
+    image, image_hw = KnownImage(pixels), pixels.shape[:2]
     scaled = torch.from_numpy(ResizeLongestSide(model.image_size).apply_boxes(boxes, image_hw)).to(torch.float32)
     prepared = model.prepare(features, use_hq=bool(set(columns) - {"sam"}))
     by = {column: (sources or {}).get(column, "sam") for column in columns}

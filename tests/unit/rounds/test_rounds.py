@@ -302,6 +302,7 @@ def test_recommendations_go_on(store: AnnotationStore, options: RoundOptions, tm
 
     start = tmp_path / "recommending.safetensors"
     recommended = {"recommended_fusion": "hq", "recommended_refine": "again", "recommended_heed_clicks": "yes"}
+    recommended["recommended_upsampling"] = "guided"
     convert_checkpoint(tmp_path / "start.safetensors", start, metadata=recommended)
     folder = tmp_path / "rounds"
     run_round(store, folder, RoundOptions(**{**vars(options), "overrides": [*TINY, f"model.checkpoint={start}"]}))
