@@ -13,6 +13,7 @@ Shape legend: N masks, (4h, 4w) the grid of logits, (gh, gw) its cells that the 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -22,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hqsam.postprocess import PIXELS_AT_ONCE, suits_windows, upscale_logits
+from hqsam.types import NEGATIVE, POSITIVE, Prompts
 from hqsam.upsampling import WindowUpscaler
 
 RADIUS = 2
@@ -68,11 +70,13 @@ class ImageGuide:
         tensors = colours, counts, means, _inverse_covariance(colours, means, counts)
         self._colours, self._counts, self._means, self._inverse = (t.to(device, torch.float32) for t in tensors)
 
-    def coefficients(self, logits: Tensor) -> Tensor:
+    def coefficients(self, logits: Tensor, clicks: Sequence[Tensor] = ()) -> Tensor:
         """Fit the probability of being inside to the colours around each cell.
 
         Args:
             logits: (N, 4h, 4w) float32.
+            clicks: for each mask (K, 2) points, xy in pixels of the S x S frame, around which no fit counts: what was
+                clicked is known better than colours tell.
 
         Returns:
             (N, 5, 4h, 4w): three slopes and the value at black, averaged over the fits that contain the cell, and the
@@ -88,6 +92,9 @@ class ImageGuide:
         fits = self._window_means(torch.cat([slopes, torch.stack([offset, explained, varies], dim=1)], dim=1))
         explained, varies = fits[:, 4], fits[:, 5]
         share = (explained / (varies + LEAST)).clamp(0, 1)
+        for one, points in zip(share, clicks, strict=bool(clicks)):
+            for x, y in (points / (self.image_size // self.grid)).long().tolist():
+                one[max(0, y - RADIUS) : max(0, y + RADIUS + 1), max(0, x - RADIUS) : max(0, x + RADIUS + 1)] = 0
         kept = torch.cat([fits[:, :4], share[:, None]], dim=1)
         return F.pad(kept, (0, self.grid - gw, 0, self.grid - gh), mode="replicate")
 
@@ -136,12 +143,15 @@ def guided_logits(logits: Tensor, coefficients: Tensor, image: Tensor) -> Tensor
 
 
 @torch.no_grad()
-def guided_masks(logits: Tensor, guide: ImageGuide, *, threshold: float | None = 0.0) -> Tensor:
+def guided_masks(
+    logits: Tensor, guide: ImageGuide, *, prompts: Prompts | None = None, threshold: float | None = 0.0
+) -> Tensor:
     """`full_size_masks` with edges of the picture.
 
     Args:
         logits: (N, C, 4h, 4w), any float type, on the guide's device.
         guide: of the image.
+        prompts: the N prompts, beside whose points masks stay bilinear.
         threshold: logits above it are inside; None returns the logits.
 
     Returns:
@@ -151,29 +161,40 @@ def guided_masks(logits: Tensor, guide: ImageGuide, *, threshold: float | None =
     flat = logits.flatten(0, 1).float()
     kind = torch.float32 if threshold is None else torch.bool
     result = torch.empty((len(flat), height, width), dtype=kind, device=logits.device)
+    clicks = [points for points in _clicks(prompts, len(logits)) for _ in range(logits.shape[1])]
     if suits_windows(flat):
-        _in_windows(flat, guide, threshold, result)
+        _in_windows(flat, guide, clicks, threshold, result)
         return result.view(*logits.shape[:2], height, width)
     step = max(1, PIXELS_AT_ONCE // max(height * width, guide.image_size**2))
     for start in range(0, len(flat), step):
         some = flat[start : start + step]
-        joined = torch.cat([some[:, None], guide.coefficients(some)], dim=1)
+        joined = torch.cat([some[:, None], guide.coefficients(some, clicks[start : start + step])], dim=1)
         full = upscale_logits(joined, guide.input_hw, guide.original_hw, guide.image_size)
         answer = guided_logits(full[:, 0], full[:, 1:], guide.image)
         result[start : start + step] = answer if threshold is None else answer > threshold
     return result.view(*logits.shape[:2], height, width)
 
 
-def _in_windows(logits: Tensor, guide: ImageGuide, threshold: float | None, result: Tensor) -> None:
+def _clicks(prompts: Prompts | None, count: int) -> list[Tensor]:
+    """For each of so many prompts its points (K, 2), without the corners of boxes."""
+    if prompts is None:
+        return [torch.zeros(0, 2)] * count
+    points = (prompts.kinds == NEGATIVE) | (prompts.kinds == POSITIVE)
+    return [some[one] for some, one in zip(prompts.coords.cpu(), points.cpu(), strict=True)]
+
+
+def _in_windows(
+    logits: Tensor, guide: ImageGuide, clicks: Sequence[Tensor], threshold: float | None, result: Tensor
+) -> None:
     """Fill in masks on a CPU, strip by strip; not where the logits are certain that nothing is inside."""
     height, width = guide.original_hw
     floor = -math.inf if threshold is None else min(threshold, -CERTAIN)
     # Windows have x before y: of the transposed logits they are the other way round.
     upscale = WindowUpscaler(guide.grid, guide.input_hw[::-1], (width, height), guide.image_size)
-    for low, mask in zip(logits, result, strict=True):
+    for low, points, mask in zip(logits, clicks, result, strict=True):
         if threshold is not None:
             mask.zero_()
-        coefficients = guide.coefficients(low[None])[0]
+        coefficients = guide.coefficients(low[None], [points])[0]
         for strip in upscale.strips(low.T, floor, beside=coefficients.transpose(-1, -2)):
             answer = guided_logits(strip.logits, strip.beside, guide.image[strip.x, strip.y])
             mask[strip.x, strip.y] = answer if threshold is None else answer > threshold

@@ -127,7 +127,8 @@ def zoom(
         if guide is None:
             result[row, 0] = first if threshold is None else first > threshold
         else:
-            result[row] = guided_masks(logits[row : row + 1], guide, threshold=threshold)[0]
+            rows = slice(row, row + 1)
+            result[rows] = guided_masks(logits[rows], guide, prompts=prompts[rows], threshold=threshold)
         job = _zoom_job(model, prompts[row : row + 1], first, row)
         jobs += [job] if job is not None else []
         if len(jobs) == step or (jobs and row == len(logits) - 1):
@@ -262,12 +263,12 @@ def decode_crops(
     output = model.decode(features, prompts.to(model.device), use_hq=fusion != "sam")
     logits, _ = select_masks(output, multimask=False, fusion=fusion)
     found = []
-    for low, size, crop in zip(logits.float(), sizes, crops, strict=True):
+    for low, size, crop, job in zip(logits.float(), sizes, crops, jobs, strict=True):
         guide = _guide(model, crop, upsampling, low)
         if guide is None:
             full = upscale_logits(low[None], size, crop.shape[:2], model.image_size)
         else:
-            full = guided_masks(low[None], guide, threshold=None)
+            full = guided_masks(low[None], guide, prompts=job.prompts, threshold=None)
         found.append(full[0, 0])
     return found
 

@@ -198,7 +198,8 @@ def masks_of_image(
     if answer.zooms:
         pixels, upsampling = image.pixels, answer.upsampling
         return zoom(model, pixels, prompts, logits, fusion=answer.fusion, upsampling=upsampling, threshold=threshold)
-    return guided_masks(logits, image.guide(frame[0], model.image_size, logits), threshold=threshold)
+    guide = image.guide(frame[0], model.image_size, logits)
+    return guided_masks(logits, guide, prompts=prompts, threshold=threshold)
 
 
 @dataclass(frozen=True)

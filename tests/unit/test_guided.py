@@ -162,6 +162,26 @@ def test_a_heeded_click_stays_heeded_where_the_picture_says_nothing():
     assert not plain(heeded, image)[0, 0, 30, 30] and not bring(heeded, image)[0, 0, 30, 30]
 
 
+def test_masks_stay_bilinear_beside_a_click():
+    """On an edge of the picture too, and around the clicks of each mask alone."""
+    image = np.full((64, 64, 3), 40, np.uint8)
+    image[:, 34:] = 200
+    logits = torch.full((2, 2, GRID, GRID), 3.0)
+    logits[..., 8] = -1.5
+    logits[..., 9:] = -3.0
+    coords = torch.tensor([[[33.0, 30.0], [70.0, -3.0]], [[33.0, 2.0], [0.0, 0.0]]])
+    prompts = Prompts.from_parts(coords, torch.tensor([[1, 0], [0, -1]]))
+    guide = ImageGuide(image, (64, 64), SIDE, GRID)
+    free, held = guided_masks(logits, guide), guided_masks(logits, guide, prompts=prompts)
+    before = plain(logits, image)
+    for row, column in ((0, 30), (1, 2)):
+        assert torch.equal(held[row, :, column], before[row, :, column])
+        assert not torch.equal(free[row, :, column], before[row, :, column])
+        assert torch.equal(held[row, :, 55], free[row, :, 55])
+    none = Prompts.from_parts(boxes=torch.tensor([[20.0, 20.0, 40.0, 40.0]] * 2))
+    assert torch.equal(guided_masks(logits, guide, prompts=none), free)
+
+
 def test_what_is_not_finite_spreads_no_farther_than_in_the_bilinear_steps():
     image, logits = photograph((64, 64)), logits_of((64, 64))
     for value in (float("nan"), float("inf"), -float("inf")):
