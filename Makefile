@@ -41,7 +41,7 @@ embedded: $(STAMP)
 	$(BIN)/python train.py configs/train/hq_vit_tiny_embedded_2.yaml
 	$(BIN)/python train.py configs/train/hq_vit_tiny_embedded_3.yaml
 	$(BIN)/python train.py configs/train/hq_vit_tiny_embedded_4.yaml
-	$(BIN)/hqsam convert runs/hq_vit_tiny_embedded_4/model.safetensors hqsam/assets/hq_head.safetensors --part hq --dtype float16 --recommended-refine again+again --recommended-heed-clicks yes
+	$(BIN)/hqsam convert runs/hq_vit_tiny_embedded_4/model.safetensors hqsam/assets/hq_head.safetensors --part hq --dtype float16 --recommended-refine again+again --recommended-heed-clicks yes --recommended-upsampling guided
 
 lock: $(STAMP)
 	$(BIN)/python requirements/freeze.py > requirements/lock.txt.tmp

@@ -30,18 +30,24 @@ EVAL_HQ = "configs/eval/eval_hq.yaml"
 BOXES = f"{EVAL_HQ} data.max_per_source=25"
 POINTS = "configs/eval/points.yaml data.max_per_source=12"
 PROPOSALS = "configs/eval/proposals.yaml proposals.points_per_side=16"
+GUIDED = "clicks.upsampling=guided"
+THREE = f"clicks.refine=again+again {GUIDED}"
 RUNS = {
     "eval_hq": BOXES,
     "eval_hq_none": f"{BOXES} refine=none",
     "eval_hq_again": f"{BOXES} refine=again columns=[hq,sum]",
-    "eval_hq_three": f"{BOXES} refine=again+again columns=[sam]",
+    "eval_hq_bilinear": f"{BOXES} upsampling=bilinear columns=[hq,sum]",
+    "eval_hq_published": f"{BOXES} refine=none upsampling=bilinear columns=[hq,sum]",
+    "eval_hq_sam_guided": f"{BOXES} refine=none upsampling=guided columns=[sam]",
+    "eval_hq_sam_three": f"{BOXES} refine=again+again upsampling=guided columns=[sam]",
     "eval_hq_zoom": f"{BOXES} refine=again+again+zoom columns=[sum]",
     "clicks": f"{POINTS} clicks.prompts=[clicks] clicks.clicks=10",
     "negative": f"{POINTS} clicks.prompts=[negative,boxes]",
     "heeded": f"{POINTS} clicks.prompts=[negative] clicks.heed=true",
-    "negative_three": f"{POINTS} clicks.prompts=[negative] clicks.refine=again+again columns=[sum]",
-    "heeded_three": f"{POINTS} clicks.prompts=[negative] clicks.refine=again+again clicks.heed=true columns=[sum]",
+    "negative_three": f"{POINTS} clicks.prompts=[negative] {THREE} columns=[sum]",
+    "heeded_three": f"{POINTS} clicks.prompts=[negative] {THREE} clicks.heed=true columns=[sum]",
     "clicks_heeded": f"{POINTS} clicks.prompts=[clicks] clicks.clicks=10 clicks.heed=true columns=[sum]",
+    "clicks_guided": f"{POINTS} clicks.prompts=[clicks] clicks.clicks=10 clicks.heed=true {GUIDED} columns=[sum]",
     "bsds_regions": f"{EVAL_HQ} data.sets=[bsds500_val] data.max_per_source=300",
     "eval_scenes": f"{EVAL_HQ} data.sets=[{{out}}/scenes] refine=none",
     "prop_eval": f"{PROPOSALS} data.sets=[eval_hq] proposals.max_images=1",
@@ -59,9 +65,8 @@ Cell = Mapping[str, float]
 
 def main(
     out: Annotated[Path, typer.Option(help="folder of the runs")] = Path("runs/card"),
-    checkpoint: Annotated[Path | None, typer.Option(help="another head of hq_vit_tiny: a whole model")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="another hq_vit_tiny, asked as its file recommends")] = None,
     only: Annotated[str, typer.Option(help="names of runs, with commas")] = ",".join(RUNS),
-    refine: Annotated[str, typer.Option(help="default of a checkpoint that recommends nothing")] = "again+again",
 ) -> None:
     """Measure what is missing, and print the tables of what is there."""
     model = ["model.name=hq_vit_tiny.embedded"]
@@ -72,8 +77,6 @@ def main(
         if name not in RUNS:
             raise typer.BadParameter(f"there is no run {name!r}; runs are {', '.join(RUNS)}")
         told = [part.format(out=out) for part in shlex.split(RUNS[name])]
-        if checkpoint is not None and told[0] == EVAL_HQ and not any(part.startswith("refine=") for part in told):
-            told.append(f"refine={refine}")
         measure(out / name, [*told, *model])
     results = {name: read(out / name) for name in RUNS if (out / name / "results.json").exists()}
     for table in tables(results, out):
@@ -141,16 +144,20 @@ def head(*cells: object) -> list[str]:
 
 
 def by_source(results: Results) -> list[str]:
-    """Boxes: the frozen SAM, one look to three, and what else can be asked for."""
-    ends = ("", "_none", "_again", "_three", "_zoom")
-    three, one, two, sam, zoom = (rows(results.get(f"eval_hq{end}")) for end in ends)
+    """Boxes: the frozen SAM, one look to three, with and without edges of the picture, and a zoom."""
+    ends = ("", "_none", "_again", "_zoom", "_bilinear", "_published", "_sam_guided", "_sam_three")
+    three, one, two, zoom, bilinear, published, guided, sam = (rows(results.get(f"eval_hq{end}")) for end in ends)
     columns = {
         "MobileSAM alone": (three, "sam"),
+        "MobileSAM, guided": (guided, "sam"),
+        "MobileSAM, three looks, guided": (sam, "sam"),
+        "SAM + HQ, one look, bilinear": (published, "sum"),
+        "SAM + HQ, three, bilinear": (bilinear, "sum"),
         "SAM + HQ, one look": (one, "sum"),
         "SAM + HQ, two": (two, "sum"),
         "SAM + HQ, three": (three, "sum"),
-        "MobileSAM, three looks": (sam, "sam"),
         "SAM + HQ, again+again+zoom": (zoom, "sum"),
+        "HQ alone, one look, bilinear": (published, "hq"),
         "HQ alone, one look": (one, "hq"),
         "HQ alone, two": (two, "hq"),
         "HQ alone, three": (three, "hq"),
@@ -188,7 +195,8 @@ def after_clicks(results: Results) -> list[str]:
     """Masks after 1 to 10 clicks, and how many clicks an IoU takes."""
     steps = (1, 2, 3, 4, 5, 6, 8, 10)
     lines = head("clicks", *steps, "NoC@85", "NoC@90")
-    for name, end in (("clicks", ""), ("clicks_heeded", ", `heed_clicks`")):
+    ends = {"clicks": "", "clicks_heeded": ", `heed_clicks`", "clicks_guided": ", `heed_clicks`, guided"}
+    for name, end in ends.items():
         for column, cell in results.get(name, {"mean": {}})["mean"].items():
             needed = (f"{cell[metric]:.2f}" for metric in ("noc85", "noc90"))
             lines.append(row(TITLES[column] + end, *(pair(cell, f"_click{step}") for step in steps), *needed))
@@ -201,8 +209,8 @@ def negative_clicks(results: Results) -> list[str]:
     ends = {
         "negative": "",
         "heeded": ", `heed_clicks`",
-        "negative_three": ", three looks",
-        "heeded_three": ", three looks, `heed_clicks`",
+        "negative_three": ", three looks, guided",
+        "heeded_three": ", three looks, guided, `heed_clicks`",
     }
     for name, end in ends.items():
         for column, cell in results.get(name, {"mean": {}})["mean"].items():

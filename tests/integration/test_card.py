@@ -45,28 +45,38 @@ def test_tables_of_what_is_there(
     (pack / "index.json").write_text(json.dumps([entry]), "utf-8")
     monkeypatch.setenv("HQSAM_DATA", str(pack.parent))
     out = tmp_path / "runs"
-    runs = {"eval_hq": (80.0, 83.25), "eval_hq_none": (80.0, 82.0), "eval_hq_again": (80.0, 83.0)}
-    for name, (sam, both) in {**runs, "eval_hq_three": (79.0, 81.0)}.items():
+    runs = {
+        "eval_hq": (80.0, 83.25),
+        "eval_hq_sam_guided": (78.0, 0.0),
+        "eval_hq_sam_three": (79.0, 0.0),
+        "eval_hq_published": (80.0, 81.0),
+        "eval_hq_bilinear": (80.0, 81.5),
+        "eval_hq_none": (80.0, 82.0),
+        "eval_hq_again": (80.0, 83.0),
+        "eval_hq_zoom": (80.0, 84.0),
+    }
+    for name, (sam, both) in runs.items():
         cells = scores(sam=(sam, 60.0), hq=(81.0, 61.0), sum=(both, 70.0))
         rows = [
             {"image": "a.png", "pixels": pixels, "miou": {"sam": 0.5, "sum": 0.75}, "mbiou": {"sam": 0.25, "sum": 0.5}}
             for pixels in (3, 100)
         ]
         write_results(out / name, {"sets": {"horses": cells}, "mean": cells}, rows)
-    card.main(out=out, only="eval_hq,eval_hq_none", checkpoint=None, refine="again")
+    card.main(out=out, only="eval_hq,eval_hq_none", checkpoint=None)
     lines = capsys.readouterr().out.splitlines()
     row = next(line for line in lines if line.startswith("| horses"))
-    by_hand = ["80.0 / 60.0", "82.0 / 70.0", "83.0 / 70.0", "83.2 / 70.0", "79.0 / 60.0"]
-    assert row.split(" | ")[1:7] == ["2", *by_hand]
+    guided = ["78.0 / 60.0", "79.0 / 60.0"]
+    summed = [f"{both:.1f} / 70.0" for both in (81.0, 81.5, 82.0, 83.0, 83.25, 84.0)]
+    assert row.split(" | ")[1:11] == ["2", "80.0 / 60.0", *guided, *summed]
     assert "| below 2 % | 1 | 50.0 / 25.0 | 75.0 / 50.0 |" in lines
     assert "| 2 to 10 % | 0 |  |  |" in lines
     assert "| above 10 % | 1 | 50.0 / 25.0 | 75.0 / 50.0 |" in lines
     assert not any("clicks" in line for line in lines)
-    for name in ("eval_hq_none", "eval_hq_again", "eval_hq_three"):
+    for name in set(runs) - {"eval_hq"}:
         (out / name / "results.json").unlink()
-    card.main(out=out, only="eval_hq", checkpoint=None, refine="again")
+    card.main(out=out, only="eval_hq", checkpoint=None)
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| horses"))
-    assert row.split(" | ")[1:7] == ["2", "80.0 / 60.0", "", "", "83.2 / 70.0", ""]
+    assert row.split(" | ")[1:10] == ["2", "80.0 / 60.0", "", "", "", "", "", "", "83.2 / 70.0"]
 
 
 def test_runs_of_other_weights_are_not_gone_on_with(tmp_path: Path) -> None:
@@ -80,4 +90,4 @@ def test_runs_of_other_weights_are_not_gone_on_with(tmp_path: Path) -> None:
 
 def test_a_run_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(typer.BadParameter, match=r"eval_hp.*eval_hq_none"):
-        card.main(out=tmp_path, only="eval_hp", checkpoint=None, refine="again")
+        card.main(out=tmp_path, only="eval_hp", checkpoint=None)

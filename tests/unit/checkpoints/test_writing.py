@@ -338,7 +338,7 @@ def test_an_upsampling_can_be_recommended(tmp_path: Path, build: Build) -> None:
 
 def test_what_the_embedded_head_recommends() -> None:
     model = create_model("hq_vit_tiny.embedded", device="cpu")
-    assert model.default_refine == "again+again" and model.default_heed_clicks
+    assert model.default_refine == "again+again" and model.default_heed_clicks and model.default_upsampling == "guided"
     assert model.resolve_fusion() == "sum" and model.resolve_score(None, "sum") == "sam"
 
 
