@@ -2,7 +2,7 @@
 
 What a step is called says what it was: "click3" the third click, "points5" five random points, "noise0.2" a box with
 noise of scale 0.2, "point" the best-scored mask of a single point and "oracle" the best of its masks, "box" the true
-box and "negative" a negative click after it.
+box and "negative" a negative click after it, "corrected3" the third of the clicks after a box.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class PromptSample(NamedTuple):
     set: str
     image: str
     object: int
-    prompt: str  # "clicks", "points", "boxes", "point" or "negative"
+    prompt: str  # "clicks", "points", "boxes", "point", "negative" or "corrections"
     predictions: Mapping[str, Mapping[str, NDArray[np.bool_]]]  # column -> step -> (H, W) bool
     targets: Sequence[NDArray[np.bool_]]  # (H, W) bool each: annotations of the same object, the best of them counts
     scores: Mapping[str, Mapping[str, Mapping[str, float]]] = {}  # column -> step -> source -> the mask's score

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from hqsam.boxes import mask_to_box
 from hqsam.data import open_dataset
 from hqsam.data.boundaries import read_bsds
-from hqsam.data.clicks import central_click, correction_click, surplus_click
+from hqsam.data.clicks import Click, central_click, correction_click, surplus_click
 from hqsam.engine.evaluation.clicks import ClickOptions, ClickTask
 from hqsam.engine.evaluation.edges import EdgeOptions, EdgeTask
 from hqsam.engine.evaluation.mattes import MatteTask
@@ -77,7 +77,7 @@ def done(task: Any) -> dict[str, Any]:
 
 def test_every_kind_of_prompt(model: Sam, pack: Path) -> None:
     options = ClickOptions(
-        prompts=("clicks", "points", "point", "boxes"),
+        prompts=("clicks", "points", "point", "boxes", "corrections"),
         clicks=3,
         points=(1, 4),
         noise=(0.0, 0.5),
@@ -87,8 +87,10 @@ def test_every_kind_of_prompt(model: Sam, pack: Path) -> None:
     scores = done(task)["s"]
     assert list(scores) == ["sam", "sum"]
     steps = ["click1", "click2", "click3", "points1", "points4", "point", "oracle", "noise0", "noise0.5"]
+    steps += [f"corrected{number}" for number in range(4)]
     assert {f"miou_{step}" for step in steps} < set(scores["sam"])
     assert scores["sam"]["n"] == 2  # the empty object cannot be prompted
+    assert scores["sam"]["miou_corrected0"] == scores["sam"]["miou_noise0"]
     assert scores["sam"]["miou_oracle"] >= scores["sam"]["miou_point"]
     assert 1 <= scores["sum"]["noc90"] <= 3
 
@@ -116,6 +118,27 @@ def test_the_numbers_are_the_predictors(model: Sam, pack: Path) -> None:
     assert records["clicks"]["click2"] == mask_iou(masks[0], truth)
     masks, _, _ = predictor.predict(box=mask_to_box(truth), multimask_output=False, fusion="sum")
     assert records["boxes"]["noise0"] == mask_iou(masks[0], truth)
+
+
+def test_corrections_of_a_box_by_hand(model: Sam, pack: Path) -> None:
+    task = ClickTask(model, open_dataset(pack), ClickOptions(prompts=("corrections",), clicks=2, columns=("sum",)))
+    item = task.items[0]
+    loaded = task.load(item)
+    (record,) = task.run(item, loaded)
+    truth, box = loaded.targets[0], mask_to_box(loaded.targets[0])
+    predictor = SamPredictor(model)
+    predictor.set_image(loaded.image)
+    plain = {"multimask_output": False, "fusion": "sum", "refine": "none"}
+    masks, _, logits = predictor.predict(box=box, **plain)
+    expected, clicks = [mask_iou(masks[0], truth)], list[Click]()
+    for _ in range(2):
+        click = correction_click(masks[0], truth, clicks)
+        assert click is not None, "this model must be wrong somewhere for the test to say anything"
+        clicks.append(click)
+        points, labels = [[c.x, c.y] for c in clicks], [int(c.positive) for c in clicks]
+        masks, _, logits = predictor.predict(points, labels, box, logits, **plain)
+        expected.append(mask_iou(masks[0], truth))
+    assert record.miou["sum"] == {f"corrected{k}": iou for k, iou in enumerate(expected)}
 
 
 def test_negative_clicks_by_hand(model: Sam, pack: Path) -> None:
@@ -226,7 +249,7 @@ def test_a_perfect_answer_is_not_clicked_again(model: Sam, pack: Path, monkeypat
     loaded = task.load(item)
     asked: list[int] = []
 
-    def answer(column: str, points: Any, labels: Any, logits: Any) -> tuple[Any, Any]:
+    def answer(column: str, points: Any, labels: Any, box: Any, logits: Any) -> tuple[Any, Any]:
         asked.append(len(points))
         return (loaded.targets[0], {}), np.zeros((1, 32, 32), dtype=np.float32)
 

@@ -23,7 +23,7 @@ from hqsam.models import Sam
 from hqsam.predictor import SamPredictor
 from hqsam.types import SCORE_SOURCES, Fusion, Refine, ScoreSource, Upsampling
 
-PromptKind = Literal["clicks", "points", "point", "boxes", "negative"]
+PromptKind = Literal["clicks", "points", "point", "boxes", "negative", "corrections"]
 Mask = NDArray[np.bool_]
 Scores = dict[str, float]
 """Source -> what it says of a mask; empty where no correlations are measured."""
@@ -34,10 +34,10 @@ class ClickOptions:
     """What is asked.
 
     Attributes:
-        prompts: which of the five: "clicks", each at the centre of what is still wrong; "points", random points of the
+        prompts: which of the six: "clicks", each at the centre of what is still wrong; "points", random points of the
             object; "point", its central point alone, as in SAM's evaluation of single points; "boxes", the true box
             with noise; "negative", the true box and then one negative click where its answer took most of something
-            else, with the box and the answer's logits.
+            else, with the box and the answer's logits; "corrections", the true box and then clicks as in "clicks".
         clicks: how many clicks.
         points: numbers of random points; smaller sets are the beginning of larger ones.
         noise: scales of the noise of the box, see `hqsam.data.clicks.shaken_box`.
@@ -193,28 +193,48 @@ class ClickTask:
             "point": self._point,
             "boxes": self._boxes,
             "negative": self._negative,
+            "corrections": self._corrections,
         }[kind]
         return {column: dict(make(target, column, key)) for column in self.columns}
 
     def _clicks(self, target: Mask, column: Fusion, key: tuple[str, int]) -> Iterator[_Step]:
+        nothing = (np.zeros_like(target), Scores())
+        for number, answer in enumerate(self._corrected(target, column, nothing), start=1):
+            yield f"click{number}", answer
+
+    def _corrections(self, target: Mask, column: Fusion, key: tuple[str, int]) -> Iterator[_Step]:
+        box = tight_box(target.view(np.uint8) * 255)
+        masks, scores, logits = self._predict(column, box=box, multimask_output=False)
+        answer = (masks[0], _of_row(scores, 0))
+        yield "corrected0", answer
+        for number, better in enumerate(self._corrected(target, column, answer, box, logits), start=1):
+            yield f"corrected{number}", better
+
+    def _corrected(
+        self,
+        target: Mask,
+        column: Fusion,
+        answer: tuple[Mask, Scores],
+        box: NDArray[np.float32] | None = None,
+        logits: NDArray[np.float32] | None = None,
+    ) -> Iterator[tuple[Mask, Scores]]:
         """Each answer's low-resolution logits are the next prompt's mask; where nothing is wrong the answer stays."""
         clicks: list[Click] = []
-        answer, logits = (np.zeros_like(target), Scores()), None
-        for number in range(1, self.options.clicks + 1):
+        for _ in range(self.options.clicks):
             click = correction_click(answer[0], target, clicks)
             if click is not None:
                 clicks.append(click)
                 points = np.array([[c.x, c.y] for c in clicks], dtype=np.float32)
                 labels = np.array([c.positive for c in clicks], dtype=np.int64)
-                answer, logits = self._ask(column, points, labels, logits)
-            yield f"click{number}", answer
+                answer, logits = self._ask(column, points, labels, box, logits)
+            yield answer
 
     def _points(self, target: Mask, column: Fusion, key: tuple[str, int]) -> Iterator[_Step]:
         rng = make_generator(self.options.seed, "points", *key)
         drawn = rng.permutation(random_pixels(target, max(self.options.points), rng))
         for count in self.options.points:
             points = drawn[:count]
-            yield f"points{count}", self._ask(column, points, np.ones(len(points), dtype=np.int64), None)[0]
+            yield f"points{count}", self._ask(column, points, np.ones(len(points), dtype=np.int64))[0]
 
     def _point(self, target: Mask, column: Fusion, key: tuple[str, int]) -> Iterator[_Step]:
         """All that the column has for the central point: three masks, or HQ's one."""
@@ -253,15 +273,21 @@ class ClickTask:
         yield "negative", (masks[0], _of_row(scores, 0))
 
     def _ask(
-        self, column: Fusion, points: NDArray[np.float32], labels: NDArray[np.int64], logits: NDArray[np.float32] | None
+        self,
+        column: Fusion,
+        points: NDArray[np.float32],
+        labels: NDArray[np.int64],
+        box: NDArray[np.float32] | None = None,
+        logits: NDArray[np.float32] | None = None,
     ) -> tuple[tuple[Mask, Scores], NDArray[np.float32]]:
         """(H, W) mask and (1, 4h, 4w) logits. A single point is ambiguous: it gets the best-scored of three masks."""
         masks, scores, low = self._predict(
             column,
             point_coords=points,
             point_labels=labels,
+            box=box,
             mask_input=logits,
-            multimask_output=len(points) == 1,
+            multimask_output=box is None and len(points) == 1,
             candidates="all" if self.options.correlation else "best",
         )
         best = int(np.argmax(scores[self.scores[column]]))
@@ -294,6 +320,7 @@ class ClickTask:
             "point": "the object's central point; best-scored of the masks, and the best of them (oracle)",
             "negative": "true box, then with it a negative click at the centre of its answer's deepest surplus region, "
             "if that is 3 pixels deep; logits fed back",
+            "corrections": f"true box, then with it {o.clicks} clicks as in clicks; logits fed back",
             "boxes": f"true box with noise of scale {', '.join(f'{s:g}' for s in o.noise)}, seed {o.seed}",
         }
         return {

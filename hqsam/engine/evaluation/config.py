@@ -95,7 +95,9 @@ class ClickConfig:
     """Of `task=clicks`: points, boxes with noise, and clicks that correct."""
 
     prompts: list[str] = setting(
-        ["clicks"], "of clicks, points, point (the central one), boxes (with noise), negative (a click after the box)"
+        ["clicks"],
+        "of clicks, points, point (the central one), boxes (with noise), negative (a click after the box), corrections "
+        "(clicks after the box)",
     )
     clicks: int = setting(20, "clicks at most", at_least=1)
     points: list[int] = setting([1, 3, 5, 7, 9], "numbers of random points of the object")

@@ -21,12 +21,20 @@ CASES = {
 }
 """Headings of the kinds of cases."""
 _METRICS = {"mbiou": "boundary IoU", "miou": "mask IoU"}
-_DRAWN = ("precision_recall_*.png", "scatter_*.png", "*_click.png", "*_points.png", "*_noise.png") + tuple(
-    f"{kind}_[0-9][0-9].png" for kind in KINDS
+_STEPS = {
+    "click": "clicks",
+    "corrected": "clicks after the box",
+    "points": "random points",
+    "noise": "noise of the box",
+}
+"""Kinds of steps in the names of metrics, and what their curves go over."""
+_DRAWN = (
+    "precision_recall_*.png",
+    "scatter_*.png",
+    *(f"*_{kind}.png" for kind in _STEPS),
+    *(f"{kind}_[0-9][0-9].png" for kind in KINDS),
 )
 """Names of the pictures that evaluations write."""
-_STEPS = {"click": "clicks", "points": "random points", "noise": "noise of the box"}
-"""Kinds of steps in the names of metrics, and what their curves go over."""
 
 
 def remove_pictures(folder: Path) -> None:
