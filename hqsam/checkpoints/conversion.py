@@ -24,7 +24,7 @@ from hqsam.checkpoints.formats import (
 from hqsam.checkpoints.interpolation import interpolated_tensors
 from hqsam.checkpoints.official import Part, family_of, is_score
 from hqsam.checkpoints.reading import HEAD
-from hqsam.checkpoints.recommendations import RECOMMENDATIONS, RECOMMENDED_SCORE
+from hqsam.checkpoints.recommendations import AS_EVER, RECOMMENDATIONS, RECOMMENDED_SCORE
 from hqsam.checkpoints.skeleton import require_complete
 from hqsam.checkpoints.state import Selection, parts_of, require_selection, select
 from hqsam.checkpoints.writing import destination, not_published, storable, write
@@ -188,7 +188,7 @@ def _require_subject(metadata: Mapping[str, str], parts: Collection[Part], path:
     """Refuse a recommendation about a head that the result has not; SAM's own mask and score need none."""
     subjects: list[tuple[str, Part, str]] = [(key, "head", "HQ head") for key in RECOMMENDATIONS]
     for key, part, title in [*subjects, (RECOMMENDED_SCORE, "score", "score head")]:
-        if part not in parts and metadata.get(key, "sam") not in ("sam", "none", "no", "bilinear"):
+        if part not in parts and metadata.get(key, "sam") not in AS_EVER:
             raise CheckpointError(f"{path} would have no {title}, which {key}={metadata[key]!r} is about")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, TypeVar
 
 from hqsam.errors import CheckpointError
+from hqsam.models import Sam
 from hqsam.types import (
     FUSIONS,
     REFINEMENTS,
@@ -30,6 +31,8 @@ RECOMMENDATIONS = (
     RECOMMENDED_HEED_CLICKS := "recommended_heed_clicks",
     RECOMMENDED_UPSAMPLING := "recommended_upsampling",
 )
+AS_EVER = ("sam", "none", "no", "bilinear")
+"""Recommendations of what is done where nothing is recommended."""
 _ANSWERS: tuple[Literal["yes", "no"], ...] = ("yes", "no")
 
 
@@ -77,6 +80,18 @@ def recommended_upsampling(strings: Mapping[str, str], source: str) -> Upsamplin
         CheckpointError: there is no such upsampling.
     """
     return _one_of(strings, UPSAMPLINGS, RECOMMENDED_UPSAMPLING, source)
+
+
+def how_to_ask(model: Sam) -> dict[str, str]:
+    """The recommendations that give a model's masks its defaults again, all but the fusion."""
+    if not model.has_hq:
+        return {}
+    defaults = {
+        RECOMMENDED_REFINE: model.default_refine,
+        RECOMMENDED_HEED_CLICKS: "yes" if model.default_heed_clicks else "no",
+        RECOMMENDED_UPSAMPLING: model.default_upsampling,
+    }
+    return {key: text for key, text in defaults.items() if text not in AS_EVER}
 
 
 def check_recommendations(strings: Mapping[str, str], source: str) -> None:

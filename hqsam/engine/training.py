@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from hqsam.checkpoints import atomic_path, remove_leftovers, save_adapter, save_checkpoint
+from hqsam.checkpoints.recommendations import how_to_ask
 from hqsam.data import Batch, collate
 from hqsam.engine.allocator import keep_freed_memory
 from hqsam.engine.config import config_to_yaml, describe_settings, load_config
@@ -244,15 +245,20 @@ class Run:
         )
 
     def export(self) -> None:
-        """Write ``model.safetensors``, everything that was trained merged in, and an adapter beside it."""
-        trainer, metadata = self.trainer, {"step": str(self.trainer.step)}
+        """Write ``model.safetensors``, everything that was trained merged in, and an adapter beside it.
+
+        The file recommends what the start did and validation measured; which fusion is best training may have changed.
+        """
+        trainer = self.trainer
+        metadata = {"step": str(trainer.step), **how_to_ask(trainer.model)}
         if "score" in trainer.trained and trainer.model.default_fusion is not None:  # its masks stay what they were
             metadata["recommended_fusion"] = trainer.model.default_fusion
         with trainer.averaged():
             if trainer.adapter is None:
                 save_checkpoint(trainer.model, self.folder / "model.safetensors", metadata=metadata)
                 return
-            save_adapter(trainer.model, trainer.adapter, self.folder / "lora.safetensors", metadata=metadata)
+            step = {"step": metadata["step"]}
+            save_adapter(trainer.model, trainer.adapter, self.folder / "lora.safetensors", metadata=step)
             with trainer.adapter.merged():
                 save_checkpoint(trainer.model, self.folder / "model.safetensors", metadata=metadata)
 

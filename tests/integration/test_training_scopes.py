@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from hqsam.checkpoints import load_adapter, load_checkpoint, official_state_dict, read_tensors
+from hqsam.checkpoints import convert_checkpoint, load_adapter, load_checkpoint, official_state_dict, read_tensors
+from hqsam.checkpoints.reading import read_strings
 from hqsam.engine import trainer
 from hqsam.engine.objective import forward_loss
 from hqsam.engine.trainer import NonFiniteLossError
@@ -243,6 +244,24 @@ def test_a_trained_score_head_is_exported_and_resumed(data: Path, tmp_path: Path
     assert model.score_head is not None and model.default_score is None
     expected = official_state_dict(whole.trainer.model)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in official_state_dict(model).items())
+
+
+@pytest.mark.parametrize("trained", ["hq", "score"])
+def test_the_exported_file_recommends_what_validation_measured(data: Path, tmp_path: Path, trained: str) -> None:
+    """What the start recommended, without the fusion where the masks change; of a start that says nothing, nothing."""
+    first = open_run(make_config(data, tmp_path / "first"))
+    first.export()
+    start = tmp_path / "first" / "model.safetensors"
+    assert not {name for name in read_strings(start) if name.startswith("recommended")}
+    recommended = {"recommended_refine": "again", "recommended_heed_clicks": "yes", "recommended_upsampling": "guided"}
+    convert_checkpoint(start, tmp_path / "a.safetensors", metadata={**recommended, "recommended_fusion": "hq"})
+    options = [f"model.checkpoint={tmp_path / 'a.safetensors'}", f"model.trained={trained}"]
+    run = open_run(make_config(data, tmp_path / "second", *options))
+    run.export()
+    stated = read_strings(tmp_path / "second" / "model.safetensors")
+    expected = {**recommended, **({"recommended_fusion": "hq"} if trained == "score" else {})}
+    assert {name: text for name, text in stated.items() if name.startswith("recommended")} == expected
+    assert run.trainer.model.default_upsampling == "guided"
 
 
 def test_a_score_head_does_not_outlive_the_masks_that_it_knows(
