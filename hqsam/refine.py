@@ -37,7 +37,6 @@ from hqsam.types import (
     POSITIVE,
     Fusion,
     Prompts,
-    Upsampling,
 )
 
 MARGIN = 1.25
@@ -87,7 +86,7 @@ def zoom(
     logits: Tensor,
     *,
     fusion: Fusion,
-    upsampling: Upsampling = "bilinear",
+    guide: ImageGuide | None = None,
     threshold: float | None = 0.0,
     batch_size: int | None = None,
 ) -> Tensor:
@@ -105,7 +104,7 @@ def zoom(
             left out of the second pass; mask prompts give way to the first masks.
         logits: (N, 1, 4h, 4w), the answer.
         fusion: how the answer was fused, and the second pass will be.
-        upsampling: how both passes come to the size of the image.
+        guide: of the image; edges of both passes then follow what they see.
         threshold: logits above it are inside; None returns logits.
         batch_size: crops encoded together; None is 1 on a CPU, else 8.
 
@@ -120,7 +119,6 @@ def zoom(
     step = crops_at_once(model, batch_size)
     kind = torch.float32 if threshold is None else torch.bool
     result = torch.empty((len(logits), 1, *original_hw), dtype=kind, device=logits.device)
-    guide = _guide(model, image, upsampling, logits)
     jobs: list[CropJob] = []
     for row in range(len(logits)):
         first = full_size(model, logits[row, 0], original_hw)
@@ -132,7 +130,8 @@ def zoom(
         job = _zoom_job(model, prompts[row : row + 1], first, row)
         jobs += [job] if job is not None else []
         if len(jobs) == step or (jobs and row == len(logits) - 1):
-            for done, second in zip(jobs, decode_crops(model, image, jobs, fusion, upsampling), strict=True):
+            seconds = decode_crops(model, image, jobs, fusion, guided=guide is not None)
+            for done, second in zip(jobs, seconds, strict=True):
                 if not bool((second > model.mask_threshold).any()):
                     continue  # nothing is no better answer than the first
                 x0, y0, x1, y1 = done.crop
@@ -250,7 +249,7 @@ def mask_prompt(logits: Tensor, mask_hw: tuple[int, int]) -> Tensor:
 
 @torch.no_grad()
 def decode_crops(
-    model: Sam, image: NDArray[np.uint8], jobs: Sequence[CropJob], fusion: Fusion, upsampling: Upsampling = "bilinear"
+    model: Sam, image: NDArray[np.uint8], jobs: Sequence[CropJob], fusion: Fusion, *, guided: bool = False
 ) -> list[Tensor]:
     """Encode crops of an image in one batch and answer them.
 
@@ -264,20 +263,13 @@ def decode_crops(
     logits, _ = select_masks(output, multimask=False, fusion=fusion)
     found = []
     for low, size, crop, job in zip(logits.float(), sizes, crops, jobs, strict=True):
-        guide = _guide(model, crop, upsampling, low)
-        if guide is None:
-            full = upscale_logits(low[None], size, crop.shape[:2], model.image_size)
-        else:
+        if guided:
+            guide = ImageGuide(crop, size, model.image_size, low.shape[-1], low.device)
             full = guided_masks(low[None], guide, prompts=job.prompts, threshold=None)
+        else:
+            full = upscale_logits(low[None], size, job.crop.hw, model.image_size)
         found.append(full[0, 0])
     return found
-
-
-def _guide(model: Sam, image: NDArray[np.uint8], upsampling: Upsampling, logits: Tensor) -> ImageGuide | None:
-    if upsampling == "bilinear":
-        return None
-    input_hw = resized_hw(image.shape[0], image.shape[1], model.image_size)
-    return ImageGuide(image, input_hw, model.image_size, logits.shape[-1], logits.device)
 
 
 def object_box(prompts: Prompts, first: Tensor, model: Sam) -> tuple[float, float, float, float] | None:

@@ -195,10 +195,9 @@ def masks_of_image(
     if image is None:
         asked = f"refine={answer.refine!r}" if answer.zooms else f"upsampling={answer.upsampling!r}"
         raise ValueError(f"{asked} needs the picture itself: use set_image(image) or load_features(features, image)")
-    if answer.zooms:
-        pixels, upsampling = image.pixels, answer.upsampling
-        return zoom(model, pixels, prompts, logits, fusion=answer.fusion, upsampling=upsampling, threshold=threshold)
-    guide = image.guide(frame[0], model.image_size, logits)
+    guide = None if answer.upsampling == "bilinear" else image.guide(frame[0], model.image_size, logits)
+    if answer.zooms or guide is None:
+        return zoom(model, image.pixels, prompts, logits, fusion=answer.fusion, guide=guide, threshold=threshold)
     return guided_masks(logits, guide, prompts=prompts, threshold=threshold)
 
 

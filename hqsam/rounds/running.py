@@ -12,12 +12,7 @@ from pathlib import Path
 
 from hqsam.checkpoints import atomic_path, remove_leftovers
 from hqsam.checkpoints.reading import read_strings
-from hqsam.checkpoints.recommendations import (
-    RECOMMENDED_FUSION,
-    RECOMMENDED_HEED_CLICKS,
-    RECOMMENDED_REFINE,
-    RECOMMENDED_UPSAMPLING,
-)
+from hqsam.checkpoints.recommendations import RECOMMENDED_FUSION
 from hqsam.engine.config import config_to_yaml, load_config
 from hqsam.engine.distributed import World, choose_device
 from hqsam.engine.evaluation.program import run as run_evaluation
@@ -215,8 +210,8 @@ def _write_candidate(trained: Path, target: Path, number: int, before: dict[str,
     """The trained model with the number of its round, and with what the model before it recommended."""
     from safetensors.torch import load_file, save_file
 
-    how_to_ask = (RECOMMENDED_FUSION, RECOMMENDED_REFINE, RECOMMENDED_HEED_CLICKS, RECOMMENDED_UPSAMPLING)
-    kept = {key: before[key] for key in how_to_ask if key in before}
+    # Training hands on how to ask, but not the fusion, which it may have changed; here it is measured with the old one.
+    kept = {key: before[key] for key in (RECOMMENDED_FUSION,) if key in before}
     with atomic_path(target) as temporary:
         save_file(load_file(trained), temporary, {**read_strings(trained), **kept, ROUND_KEY: str(number)})
 

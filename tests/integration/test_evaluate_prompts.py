@@ -75,6 +75,18 @@ def done(task: Any) -> dict[str, Any]:
     return scores
 
 
+def first_object(task: ClickTask) -> tuple[PromptRecord, SamPredictor, NDArray[np.bool_], NDArray[np.float32]]:
+    """What a task with one kind of prompt says of its first object, and what it takes to say it by hand."""
+    item = task.items[0]
+    loaded = task.load(item)
+    (record,) = task.run(item, loaded)
+    predictor = SamPredictor(task.predictor.model)
+    predictor.set_image(loaded.image)
+    box = mask_to_box(loaded.targets[0])
+    assert box is not None
+    return record, predictor, loaded.targets[0], box
+
+
 def test_every_kind_of_prompt(model: Sam, pack: Path) -> None:
     options = ClickOptions(
         prompts=("clicks", "points", "point", "boxes", "corrections"),
@@ -122,12 +134,7 @@ def test_the_numbers_are_the_predictors(model: Sam, pack: Path) -> None:
 
 def test_corrections_of_a_box_by_hand(model: Sam, pack: Path) -> None:
     task = ClickTask(model, open_dataset(pack), ClickOptions(prompts=("corrections",), clicks=2, columns=("sum",)))
-    item = task.items[0]
-    loaded = task.load(item)
-    (record,) = task.run(item, loaded)
-    truth, box = loaded.targets[0], mask_to_box(loaded.targets[0])
-    predictor = SamPredictor(model)
-    predictor.set_image(loaded.image)
+    record, predictor, truth, box = first_object(task)
     plain = {"multimask_output": False, "fusion": "sum", "refine": "none"}
     masks, _, logits = predictor.predict(box=box, **plain)
     expected, clicks = [mask_iou(masks[0], truth)], list[Click]()
@@ -143,12 +150,7 @@ def test_corrections_of_a_box_by_hand(model: Sam, pack: Path) -> None:
 
 def test_negative_clicks_by_hand(model: Sam, pack: Path) -> None:
     task = ClickTask(model, open_dataset(pack), ClickOptions(prompts=("negative",), columns=("sum",)))
-    item = task.items[0]
-    loaded = task.load(item)
-    (record,) = task.run(item, loaded)
-    truth, box = loaded.targets[0], mask_to_box(loaded.targets[0])
-    predictor = SamPredictor(model)
-    predictor.set_image(loaded.image)
+    record, predictor, truth, box = first_object(task)
     before, _, logits = predictor.predict(box=box, multimask_output=False, fusion="sum", refine="none")
     assert record.miou["sum"]["box"] == mask_iou(before[0], truth)
     found = surplus_click(before[0], truth)

@@ -36,6 +36,16 @@ def logits_of(hw, grid=GRID, seed=1, count=1):
     return torch.from_numpy(np.stack([cv2.resize(one, (grid, grid)) for one in coarse]))[:, None]
 
 
+def edge_between_cells(*shape):
+    """A picture that changes within a cell, and logits whose zero is a pixel or two before it."""
+    image = np.full((64, 64, 3), 40, np.uint8)
+    image[:, 34:] = 200
+    logits = torch.full((*shape, GRID, GRID), 3.0)
+    logits[..., 8] = -1.5
+    logits[..., 9:] = -3.0
+    return image, logits
+
+
 def bring(logits, image, *, side=SIDE, threshold=0.0):
     guide = ImageGuide(image, resized_hw(*image.shape[:2], side), side, logits.shape[-1])
     return guided_masks(logits, guide, threshold=threshold)
@@ -94,11 +104,7 @@ def test_colours_of_a_cell_are_those_of_the_pixels_that_it_shows(hw):
 
 def test_an_edge_of_the_picture_between_two_cells():
     """The bilinear mask ends a pixel or two before the picture's edge inside a cell, the guided one at it."""
-    image = np.full((64, 64, 3), 40, np.uint8)
-    image[:, 34:] = 200
-    logits = torch.full((1, 1, GRID, GRID), 3.0)
-    logits[..., 8] = -1.5
-    logits[..., 9:] = -3.0
+    image, logits = edge_between_cells(1, 1)
     ends = np.arange(64) < 34
     assert not np.array_equal(plain(logits, image)[0, 0, 30].numpy(), ends)
     assert np.array_equal(bring(logits, image)[0, 0, 30].numpy(), ends)
@@ -164,11 +170,7 @@ def test_a_heeded_click_stays_heeded_where_the_picture_says_nothing():
 
 def test_masks_stay_bilinear_beside_a_click():
     """On an edge of the picture too, and around the clicks of each mask alone."""
-    image = np.full((64, 64, 3), 40, np.uint8)
-    image[:, 34:] = 200
-    logits = torch.full((2, 2, GRID, GRID), 3.0)
-    logits[..., 8] = -1.5
-    logits[..., 9:] = -3.0
+    image, logits = edge_between_cells(2, 2)
     coords = torch.tensor([[[33.0, 30.0], [70.0, -3.0]], [[33.0, 2.0], [0.0, 0.0]]])
     prompts = Prompts.from_parts(coords, torch.tensor([[1, 0], [0, -1]]))
     guide = ImageGuide(image, (64, 64), SIDE, GRID)

@@ -119,7 +119,7 @@ def test_an_empty_mask(model: Sam, predictor: SamPredictor) -> None:
 
 
 def test_a_second_look_that_sees_nothing(model: Sam, predictor: SamPredictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    def blind(model: Sam, image: np.ndarray, jobs: list[CropJob], *how: str) -> list[torch.Tensor]:
+    def blind(model: Sam, image: np.ndarray, jobs: list[CropJob], fusion: str, guided: bool) -> list[torch.Tensor]:
         return [torch.full(job.crop.hw, -5.0) for job in jobs]
 
     options = {"box": [20.0, 30.0, 60.0, 50.0], "multimask_output": False}
