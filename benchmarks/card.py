@@ -22,7 +22,7 @@ import numpy as np
 import typer
 
 from hqsam.data import open_dataset
-from hqsam.data.synthetic import write_scenes
+from hqsam.data.synthetic import HELD_OUT_KINDS, write_scenes
 from hqsam.images import read_image
 from hqsam.registry import EMBEDDED_HEAD
 
@@ -50,11 +50,14 @@ RUNS = {
     "clicks_guided": f"{POINTS} clicks.prompts=[clicks] clicks.clicks=10 clicks.heed=true {GUIDED} columns=[sum]",
     "bsds_regions": f"{EVAL_HQ} data.sets=[bsds500_val] data.max_per_source=300",
     "eval_scenes": f"{EVAL_HQ} data.sets=[{{out}}/scenes] refine=none",
+    "eval_unseen": f"{EVAL_HQ} data.sets=[{{out}}/unseen]",
     "prop_eval": f"{PROPOSALS} data.sets=[eval_hq] proposals.max_images=1",
     "prop_bsds": f"{PROPOSALS} data.sets=[bsds500_val] proposals.max_images=6",
     "edges": "configs/eval/bsds500.yaml data.sets=[bsds500_val] edges.max_images=20",
 }
 """Name of a run -> what `evaluate.py` is told; the card's commands are these."""
+SCENES = {"eval_scenes": ("scenes", 30, None), "eval_unseen": ("unseen", 60, HELD_OUT_KINDS)}
+"""Name of a run on generated scenes -> their folder, number, and kinds of objects."""
 TITLES = {"sam": "MobileSAM alone", "hq": "HQ alone", "sum": "SAM + HQ"}
 SHARES = {"below 2 %": (0.0, 0.02), "2 to 10 %": (0.02, 0.1), "above 10 %": (0.1, 1.1)}
 """Classes of the share of the picture that an object takes."""
@@ -96,8 +99,9 @@ def measure(folder: Path, told: list[str]) -> None:
     """One run of `evaluate.py`, unless it was made."""
     if (folder / "results.json").exists():
         return
-    if folder.name == "eval_scenes" and not (folder.parent / "scenes").exists():
-        write_scenes(folder.parent / "scenes", 30, 768)
+    if folder.name in SCENES and not (folder.parent / SCENES[folder.name][0]).exists():
+        name, count, kinds = SCENES[folder.name]
+        write_scenes(folder.parent / name, count, 768, kinds=kinds)
     typer.echo(f"{folder.name}: {' '.join(told)}", err=True)
     subprocess.run([sys.executable, "evaluate.py", *told, f"output_dir={folder}"], check=True, stdout=sys.stderr)
 
@@ -242,7 +246,11 @@ def other_tasks(results: Results) -> list[str]:
     ):
         if name in results:
             lines.append(line(title, results[name]["mean"], metric))
-    for name, title in (("bsds_regions", "regions of BSDS500 val"), ("eval_scenes", "generated scenes")):
+    for name, title in (
+        ("bsds_regions", "regions of BSDS500 val"),
+        ("eval_scenes", "generated scenes"),
+        ("eval_unseen", "of unseen kinds"),
+    ):
         if name in results:
             lines.append(line(title, results[name]["mean"]))
             lines += [line(f"{title}, {part}", cells) for part, cells in results[name].get("slices", {}).items()]

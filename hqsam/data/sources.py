@@ -87,7 +87,7 @@ class SyntheticSource:
         length: nominal number of images, its part in an epoch without weights.
         size: side of the square scenes in pixels, as a rule the model's input size.
         name: source name, and first part of the keys.
-        kinds: kinds of objects, of `hqsam.data.synthetic.OBJECT_KINDS`; all of them when empty.
+        kinds: kinds of objects, as for `generate_scene`; `hqsam.data.synthetic.OBJECT_KINDS` when empty.
 
     Raises:
         ValueError: a length below 1, or no such kind.

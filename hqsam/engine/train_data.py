@@ -181,7 +181,9 @@ def _object_kinds(data: DataConfig) -> list[str]:
         from hqsam.data.synthetic import OBJECT_KINDS
 
         if unknown := sorted(set(data.synthetic_kinds) - set(OBJECT_KINDS)):
-            raise ConfigError(f"data.synthetic_kinds: there is no {unknown[0]!r}; there are {', '.join(OBJECT_KINDS)}")
+            raise ConfigError(
+                f"data.synthetic_kinds: {unknown[0]!r} is no kind to train on; there are {', '.join(OBJECT_KINDS)}"
+            )
         if not data.synthetic and not data.val_synthetic:
             raise ConfigError("data.synthetic_kinds is for generated scenes: set data.synthetic or data.val_synthetic")
     return data.synthetic_kinds

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from hqsam.data.synthetic.cutout import paste_cutout
 from hqsam.data.synthetic.pack import write_scenes
-from hqsam.data.synthetic.scene import OBJECT_KINDS, Scene, generate_scene
+from hqsam.data.synthetic.scene import HELD_OUT_KINDS, OBJECT_KINDS, Scene, generate_scene
 
-__all__ = ["OBJECT_KINDS", "Scene", "generate_scene", "paste_cutout", "write_scenes"]
+__all__ = ["HELD_OUT_KINDS", "OBJECT_KINDS", "Scene", "generate_scene", "paste_cutout", "write_scenes"]

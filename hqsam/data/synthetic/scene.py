@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from hqsam.data.synthetic import living, made
+from hqsam.data.synthetic import held_out, living, made
 from hqsam.data.synthetic.background import background
 from hqsam.data.synthetic.compose import (
     Layer,
@@ -39,9 +39,11 @@ _SIZES = {
     "subject": (0.5, 1.15, 0.3),
     "front": (0.1, 0.4, 0.0),
 }
-_FAMILIES = living.FAMILIES | made.FAMILIES
-OBJECT_KINDS: tuple[str, ...] = tuple(_FAMILIES)
+OBJECT_KINDS: tuple[str, ...] = tuple(living.FAMILIES | made.FAMILIES)
 """Names of the kinds of objects."""
+HELD_OUT_KINDS: tuple[str, ...] = tuple(held_out.FAMILIES)
+"""Names of further kinds, drawn where they are named alone; no training takes them."""
+_FAMILIES = living.FAMILIES | made.FAMILIES | held_out.FAMILIES
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ def generate_scene(
             left out.
         degrade: add light fall-off, sensor noise, lost resolution, sharpening and JPEG artefacts. None of them moves
             an edge.
-        kinds: kinds of objects that are drawn, of `OBJECT_KINDS`; all of them when None. Their order does not matter.
+        kinds: kinds of objects that are drawn, of `OBJECT_KINDS` and `HELD_OUT_KINDS`; all of the former when None.
+            Their order does not matter.
 
     Raises:
         ValueError: an argument is of the wrong type or out of range, or there is no such kind.
@@ -108,11 +111,11 @@ def check_size(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def check_kinds(kinds: Collection[str]) -> tuple[str, ...]:
-    """The kinds in the order of `OBJECT_KINDS`, each once; ValueError when there are none or one is unknown."""
+    """The kinds in one order, each once; ValueError when there are none or one is unknown."""
     wanted = set(kinds)
-    if not wanted or isinstance(kinds, str) or not wanted <= set(OBJECT_KINDS):
-        raise ValueError(f"kinds must be some of {', '.join(OBJECT_KINDS)}, got {kinds!r}.")
-    return tuple(kind for kind in OBJECT_KINDS if kind in wanted)
+    if not wanted or isinstance(kinds, str) or not wanted <= set(_FAMILIES):
+        raise ValueError(f"kinds must be some of {', '.join(_FAMILIES)}, got {kinds!r}.")
+    return tuple(kind for kind in _FAMILIES if kind in wanted)
 
 
 def _attempt(rng: Rng, hw: tuple[int, int], num_objects: int | None, degrade: bool, kinds: tuple[str, ...]) -> Scene:

@@ -10,7 +10,17 @@ import pytest
 from numpy.typing import NDArray
 
 from hqsam.data import load_object_mask, open_dataset
-from hqsam.data.synthetic import OBJECT_KINDS, Scene, generate_scene, living, made, paste_cutout, write_scenes
+from hqsam.data.synthetic import (
+    HELD_OUT_KINDS,
+    OBJECT_KINDS,
+    Scene,
+    generate_scene,
+    held_out,
+    living,
+    made,
+    paste_cutout,
+    write_scenes,
+)
 from hqsam.data.synthetic.background import KINDS
 from hqsam.data.synthetic.compose import Layer, blend, visible_alphas
 from hqsam.data.synthetic.shapes import Shape, arc, bend, bounds, place, rasterize
@@ -18,7 +28,7 @@ from hqsam.data.synthetic.textures import FIELDS, fractal_noise, texture_field
 from hqsam.errors import OutputError
 from hqsam.images import read_image
 
-FAMILIES = living.FAMILIES | made.FAMILIES
+FAMILIES = living.FAMILIES | made.FAMILIES | held_out.FAMILIES
 
 
 def check(scene: Scene, hw: tuple[int, int]) -> None:
@@ -62,6 +72,14 @@ def test_chosen_kinds() -> None:
     turned = generate_scene(3, 128, kinds={"blob", "leaf"})
     assert np.array_equal(turned.image, chosen[3].image) and turned.names == chosen[3].names
     assert np.array_equal(generate_scene(3, 128, kinds=OBJECT_KINDS).image, generate_scene(3, 128).image)
+
+
+def test_held_out_kinds_come_when_they_are_named_alone() -> None:
+    assert not set(HELD_OUT_KINDS) & set(OBJECT_KINDS)
+    drawn = {name for seed in range(30) for name in generate_scene(seed, 64).names}
+    assert drawn <= set(OBJECT_KINDS)
+    named = {name for seed in range(30) for name in generate_scene(seed, 128, kinds=HELD_OUT_KINDS).names}
+    assert named <= set(HELD_OUT_KINDS) and len(named) > 10
 
 
 @pytest.mark.parametrize("kinds", [[], ["leaf", "leaves"], "leaf"])
