@@ -1,7 +1,8 @@
-"""Clicks that are heeded: SAM's logits where SAM does what a click says and the mask with HQ does not.
+"""Clicks that are heeded: what the object is, is for the person to say who clicks.
 
-An HQ head learns to be right, and may so keep what a click was to take away. SAM's mask of the same prompts is there
-already, from the same pass of the decoder, and what the object is, is for the person to say who clicks.
+An HQ head learns to be right, and may so keep what a click was to take away. Two things tell how far a click reaches.
+Where an answer is corrected, which came as mask prompt: how its logits respond to the click. Else SAM's own mask of the
+same prompts, which is there already, from the same pass of the decoder.
 """
 
 from __future__ import annotations
@@ -11,10 +12,18 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from hqsam.types import NEGATIVE, POSITIVE, Prompts
+from hqsam.types import NEGATIVE, OUTSIDE_LOGIT, POSITIVE, Prompts
+
+SHARES = (0.25, 0.5, 0.75)
+"""Response to a click where its region ends, over that at the click itself; the first that fits `LARGEST`."""
+LARGEST = 0.05
+"""Largest region of a click, over the mask that it corrects: a response of the whole object does not say where."""
+CERTAIN = 4.0
+"""What the new answer is so certain of stays, in logits."""
+DECIDED = 1.0
+"""Distance from the threshold, in logits, that the region of a correction gets at least."""
 
 
 class _Click(NamedTuple):
@@ -27,17 +36,22 @@ class _Click(NamedTuple):
     inside: bool  # what it says
     heeded: bool  # by the mask with HQ
     by_sam: bool
+    corrects: bool  # the mask prompt
 
 
 def heed_clicks(
     logits: Tensor, sam_logits: Tensor, prompts: Prompts, image_size: int, threshold: float = 0.0
 ) -> Tensor:
-    """Let clicks be heeded that SAM's own mask heeds.
+    """Let clicks be heeded.
 
-    Where a mask is inside at a negative click, or outside at a positive one, and SAM's mask is not, the region around
-    the click in which the two masks disagree as they do there takes SAM's logits, and so do the cells next to
-    the click, which its pixel is interpolated from. Regions are connected over edges. What is nearer to a
-    click that the mask heeds and SAM's does not stays. All is judged on the grid of the logits.
+    A click that contradicts its prompt's mask corrects it. Around the click those cells are decided that the mask
+    prompt has wrong, whose logits moved as the click says by a quarter of what the one of the click did or more, and
+    where the new answer is not certain of the contrary. Where these are more than a twentieth of the mask, a stronger
+    response is asked for. With any other click goes what SAM's mask says: where the mask with HQ is inside at a
+    negative click, or outside at a positive one, and SAM's mask is not, the region around the click in which the two
+    masks disagree as they do there takes SAM's logits. In both cases regions are connected over edges, the cells next
+    to the click, which its pixel is interpolated from, are of them, and what is nearer to other clicks stays: to those
+    that say the contrary, or that the mask heeds and SAM's does not. All is judged on the grid of the logits.
 
     Args:
         logits: (N, C, 4h, 4w) of masks that HQ takes part in.
@@ -50,17 +64,26 @@ def heed_clicks(
         (N, C, 4h, 4w); `logits` itself where there is nothing to do.
     """
     clicks = _clicks(logits, sam_logits, prompts, image_size, threshold)
-    todo = [click for click in clicks if click.by_sam and not click.heeded]
+    todo = [click for click in clicks if click.corrects or (click.by_sam and not click.heeded)]
     if not todo:
         return logits
     result = logits.clone()
     for click in todo:
         with_hq, sam = logits[click.row, click.candidate], sam_logits[click.row, click.candidate]
-        differs = ((sam > threshold) == click.inside) & ((with_hq > threshold) != click.inside)
-        others = [o for o in clicks if o[:2] == click[:2] and o.heeded and not o.by_sam]
-        region = torch.from_numpy(_around(differs.cpu().numpy(), click, others)).to(logits.device)
         target = result[click.row, click.candidate]
-        target.copy_(torch.where(region, sam, target))
+        others = [other for other in clicks if other[:2] == click[:2]]
+        if click.corrects and prompts.masks is not None:
+            before = prompts.masks[click.row, 0].to(with_hq)
+            region = _responding(with_hq - threshold, before - threshold, click).to(logits.device)
+            region &= _nearest(click, [o for o in others if o.inside != click.inside], region)
+            sign = 1.0 if click.inside else -1.0
+            decided = sign * (sign * (target - threshold)).clamp(min=DECIDED) + threshold
+            target.copy_(torch.where(region, decided, target))
+        else:
+            differs = ((sam > threshold) == click.inside) & ((with_hq > threshold) != click.inside)
+            region = _around(differs, click).to(logits.device)
+            region &= _nearest(click, [o for o in others if o.heeded and not o.by_sam], region)
+            target.copy_(torch.where(region, sam, target))
     return result
 
 
@@ -73,13 +96,19 @@ def _clicks(logits: Tensor, sam_logits: Tensor, prompts: Prompts, image_size: in
     size = logits.shape[-1]
     # The middle of a pixel is half a pixel from its coordinate, as in SAM's prompt encoder.
     places = (prompts.coords[rows, tokens].float() + 0.5) * (size / image_size)
-    inside = (prompts.kinds[rows, tokens] == POSITIVE).tolist()
+    says = prompts.kinds[rows, tokens] == POSITIVE
     cells = places.long().clamp(0, size - 1).tolist()
     on_device = rows.to(logits.device), places.to(logits.device)
     found = [(_at(masks, *on_device) > threshold).tolist() for masks in (logits, sam_logits)]  # (P, C) each
+    corrects = torch.zeros_like(says)
+    if prompts.masks is not None:
+        before = _at(prompts.masks, rows.to(prompts.masks.device), places.to(prompts.masks.device))[:, 0]
+        corrects = ((before > threshold).to(says.device) != says) & prompts.mask_flags()[rows].to(says.device)
     return [
-        _Click(row, candidate, x, y, says, with_hq == says, sam == says)
-        for row, (x, y), says, *both in zip(rows.tolist(), cells, inside, *found, strict=True)
+        _Click(row, candidate, x, y, inside, with_hq == inside, sam == inside, wrong)
+        for row, (x, y), inside, wrong, *both in zip(
+            rows.tolist(), cells, says.tolist(), corrects.tolist(), *found, strict=True
+        )
         for candidate, (with_hq, sam) in enumerate(zip(*both, strict=True))
     ]
 
@@ -98,15 +127,49 @@ def _at(masks: Tensor, rows: Tensor, places: Tensor) -> Tensor:
     return torch.lerp(upper, lower, share[:, 1])
 
 
-def _around(differs: NDArray[np.bool_], click: _Click, others: Sequence[_Click]) -> NDArray[np.bool_]:
-    """The connected part of a mask that a click is in, and the cells next to the click, without what others keep."""
+def _responding(after: Tensor, before: Tensor, click: _Click) -> Tensor:
+    """Cells (4h, 4w) that a click decides, from logits (4h, 4w) with it and of the mask before; the threshold is 0."""
+    sign = 1.0 if click.inside else -1.0
+    moved = (sign * (after - before)).cpu().float()
+    is_padding = ((after == before) & (after <= OUTSIDE_LOGIT)).cpu()  # of answers that were made without it
+    is_open = ((before > 0) != click.inside).cpu() & (sign * after > -CERTAIN).cpu()
+    there = float(moved[click.y, click.x])
+    most = LARGEST * int((before > 0).sum())
+    regions = (_connected(is_open & (moved > share * there), click) for share in SHARES if there > 0)
+    region = next((region for region in regions if int(region.sum()) <= most), torch.zeros_like(is_open))
+    region[_beside(click)] = True
+    return region & ~is_padding
+
+
+def _around(differs: Tensor, click: _Click) -> Tensor:
+    """The connected part of a mask (4h, 4w) that a click is in, and the cells next to the click."""
+    region = _connected(differs.cpu(), click)
+    region[_beside(click)] = True
+    return region
+
+
+def _connected(mask: Tensor, click: _Click) -> Tensor:
+    """Cells of a mask (4h, 4w) that are connected over edges with that of a click; none where that is not in it."""
     import cv2
 
-    x, y = click.x, click.y
-    _, labels = cv2.connectedComponents(differs.astype(np.uint8), connectivity=4)
-    region: NDArray[np.bool_] = differs & (labels == labels[y, x])
-    region[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2] = True
+    _, labels = cv2.connectedComponents(mask.numpy().astype(np.uint8), connectivity=4)
+    return mask & torch.from_numpy(labels == labels[click.y, click.x])
+
+
+def _beside(click: _Click) -> tuple[slice, slice]:
+    """Rows and columns of the cells that the pixel of a click is interpolated from."""
+    return slice(max(click.y - 1, 0), click.y + 2), slice(max(click.x - 1, 0), click.x + 2)
+
+
+def _nearest(click: _Click, others: Sequence[_Click], like: Tensor) -> Tensor:
+    """Cells (4h, 4w) that are no nearer to others than to a click."""
+    rows, columns = (torch.arange(size, device=like.device) for size in like.shape)
+
+    def squared(center: _Click) -> Tensor:
+        return ((rows - center.y) ** 2)[:, None] + (columns - center.x) ** 2
+
+    mine = squared(click)
+    result = torch.ones_like(like)
     for other in others:
-        rows, columns = np.ogrid[: region.shape[0], : region.shape[1]]
-        region &= (rows - y) ** 2 + (columns - x) ** 2 <= (rows - other.y) ** 2 + (columns - other.x) ** 2
-    return region
+        result &= mine <= squared(other)
+    return result

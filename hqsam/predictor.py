@@ -219,8 +219,8 @@ class SamPredictor:
                 image, also after the others ("again+zoom"). None: the model's default for HQ's single masks.
             score: "sam" is SAM's predicted IoU of SAM's mask; "own" and "own_boundary" are the predicted IoU and
                 boundary IoU of the mask that is returned, from the model's score head. None is the model's default.
-            heed_clicks: where SAM's own mask heeds a point and the mask with HQ does not, give the region around it its
-                logits (`hqsam.heeding`); not with a "zoom". Scores are of the mask before. None: the model's default.
+            heed_clicks: let masks with HQ do what points say, above all those that correct `mask_input`
+                (`hqsam.heeding`); not with a "zoom". Scores are of the mask before. None: the model's default.
             upsampling: "guided" fits edges to those of the image (`hqsam.guided`); "bilinear" is SAM's own. None: the
                 model's default for HQ's masks, where the image itself is known.
             padding_logits: False leaves out the logits of the padding beside an image that is not square: those that

@@ -37,7 +37,7 @@ RecommendedRefine = Annotated[
 ]
 RecommendedHeedClicks = Annotated[
     Literal["yes", "no"] | None,
-    typer.Option("--recommended-heed-clicks", help="The same for clicks that SAM's own mask heeds."),
+    typer.Option("--recommended-heed-clicks", help="The same for clicks that are heeded."),
 ]
 RecommendedUpsampling = Annotated[
     Literal["bilinear", "guided"] | None,

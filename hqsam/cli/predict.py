@@ -87,7 +87,7 @@ HeedClicks = Annotated[
     bool | None,
     typer.Option(
         "--heed-clicks/--no-heed-clicks",
-        help="Let the mask with HQ heed points that SAM's own mask heeds. Default: what the weights recommend.",
+        help="Let the mask with HQ heed points (docs/predictor.md). Default: what the weights recommend.",
     ),
 ]
 

@@ -41,7 +41,7 @@ class Sam(TrainableParts):
             without. `create_model` sets it from what a weights file recommends.
         default_score: the same for the score of masks that HQ takes part in; None is "sam".
         default_refine: how the predictor refines such masks where a caller asks for nothing else.
-        default_heed_clicks: whether it lets such masks heed clicks that SAM's own mask heeds.
+        default_heed_clicks: whether it lets such masks heed clicks (`hqsam.heeding`).
         default_upsampling: how it brings such masks to the size of an image that it knows.
     """
 

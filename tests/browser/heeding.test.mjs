@@ -3,12 +3,14 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { heedClicks } from "../../hqsam/serve/page/heeding.js";
 
-/** Made by hqsam.heeding: [{name, grid, logits, sam, clicks, heeded, changed}]. */
+/** Made by hqsam.heeding: [{name, grid, logits, sam, before, clicks, heeded, changed}]. */
 const cases = JSON.parse(readFileSync(`${process.env.HQSAM_FIXTURES}/heeding.json`));
 
-for (const { name, grid, logits, sam, clicks, heeded } of cases) {
+for (const { name, grid, logits, sam, before, clicks, heeded } of cases) {
+  const fed = before ? Float32Array.from(before) : undefined;
   test(`${name}: the same logits as the predictor's`, () => {
-    assert.deepEqual(heedClicks(Float32Array.from(logits), Float32Array.from(sam), grid, clicks), Float32Array.from(heeded));
+    const found = heedClicks(Float32Array.from(logits), Float32Array.from(sam), grid, clicks, fed);
+    assert.deepEqual(found, Float32Array.from(heeded));
   });
 
   test(`${name}: logits of the padding take no part`, () => {
@@ -16,13 +18,13 @@ for (const { name, grid, logits, sam, clicks, heeded } of cases) {
     const [mine, its] = [logits, sam].map((values, mask) =>
       Float32Array.from(values, (value, at) => (isShown(at) ? value : mask ? -5 : 5)),
     );
-    const found = heedClicks(mine, its, grid, clicks);
+    const found = heedClicks(mine, its, grid, clicks, fed);
     found.forEach((value, at) => assert.equal(value, isShown(at) ? Math.fround(heeded[at]) : 5));
   });
 }
 
 test("some of the cases have something to do", () => {
-  assert.ok(cases.filter(({ changed }) => changed).length >= 6);
+  assert.ok(cases.filter(({ changed }) => changed).length >= 16);
 });
 
 test("the arguments are left alone, and come back where there is nothing to do", () => {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -81,19 +82,21 @@ def heeding_cases() -> Iterator[dict[str, Any]]:
     generator = torch.Generator().manual_seed(5)
     low, frame = 64, 256
     for height, width in ((64, 64), (64, 41), (30, 64)):
-        for number in (1, 2, 5, 12):
-            coarse = torch.randn((2, 1, 9, 9), generator=generator)
-            logits, sam = F.interpolate(coarse, (low, low), mode="bicubic")[:, None]
-            for mask in (logits, sam):
+        for number, corrects in itertools.product((1, 2, 5, 12), (False, True)):
+            coarse = torch.randn((3, 1, 9, 9), generator=generator) * 2
+            logits, sam, before = F.interpolate(coarse, (low, low), mode="bicubic")[:, None]
+            for mask in (logits, sam, before):
                 mask[:, :, height:], mask[:, :, :, width:] = -16, -16
             points = torch.rand((1, number, 2), generator=generator) * torch.tensor([width, height]) * (frame / low)
             labels = torch.randint(0, 2, (1, number), generator=generator)
-            heeded = heed_clicks(logits, sam, Prompts.from_parts(points, labels), frame)
+            fed = before if corrects else None
+            heeded = heed_clicks(logits, sam, Prompts.from_parts(points, labels, masks=fed), frame)
             yield {
-                "name": f"{number} clicks, {height} x {width}",
+                "name": f"{number} clicks, {height} x {width}{', corrections' if corrects else ''}",
                 "grid": {"stride": low, "height": height, "width": width},
                 "logits": logits.flatten().tolist(),
                 "sam": sam.flatten().tolist(),
+                "before": before.flatten().tolist() if corrects else None,
                 "clicks": torch.cat([(points[0] + 0.5) * (low / frame), labels[0, :, None]], dim=1).tolist(),
                 "heeded": heeded.flatten().tolist(),
                 "changed": heeded is not logits,

@@ -1,6 +1,8 @@
-"""Clicks that SAM's mask heeds, and the mask with HQ does not."""
+"""Clicks that are heeded, where the mask with HQ alone does not."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from hqsam.answering import Answer
 from hqsam.heeding import heed_clicks
 from hqsam.postprocess import full_size_masks
 from hqsam.registry import build_model, model_spec
-from hqsam.types import PAD, Prompts
+from hqsam.types import OUTSIDE_LOGIT, PAD, Prompts
 
 SIDE = 64  # of the model's frame; logits are 16 cells, 4 pixels each
 
@@ -122,6 +124,93 @@ def test_no_prompts():
     assert heed_clicks(torch.zeros((0, 1, 16, 16)), torch.zeros((0, 1, 16, 16)), nothing, SIDE).shape == (0, 1, 16, 16)
 
 
+def _boxes(*boxes: tuple[tuple[int, int, int, int], float], elsewhere: float = -5.0) -> torch.Tensor:
+    """(1, 1, 16, 16): values within boxes of cells x0, y0, x1, y1 (exclusive), later ones on top."""
+    logits = torch.full((1, 1, 16, 16), elsewhere)
+    for (x0, y0, x1, y1), value in boxes:
+        logits[..., y0:y1, x0:x1] = value
+    return logits
+
+
+LARGE, SMALL = (0, 0, 16, 10), (12, 12, 14, 15)  # 160 and 6 cells: less than a twentieth of both
+
+
+def _correction(x: int, y: int, label: int, before: torch.Tensor) -> Prompts:
+    """A click into the middle of a cell, with the answer that it corrects."""
+    points = torch.tensor([[[4 * x + 1.5, 4 * y + 1.5]]])
+    return Prompts.from_parts(points, torch.tensor([[label]]), masks=before)
+
+
+@pytest.mark.parametrize("left", [pytest.param(2.0, id="neither heeds it"), pytest.param(-0.5, id="heeded already")])
+@pytest.mark.parametrize("threshold", [0.0, 0.25])
+def test_a_correction_decides_what_responds_to_it(left, threshold):
+    """The object moves by half of what the surplus does, and is certain."""
+    before = _boxes((LARGE, 9.0), (SMALL, 4.0))
+    after = _boxes((LARGE, 8.0), (SMALL, left))
+    after[..., 12, 12] = -3.0  # of the surplus, the cell of the click moved most
+    after[..., 14, 13] = 3.9  # this one hardly did
+    heeded = heed_clicks(after, after, _correction(12, 12, 0, before), SIDE, threshold)
+    expected = after.clone()
+    expected[..., 12:15, 12:14] = torch.where(after[..., 12:15, 12:14] < threshold - 1, -3.0, threshold - 1)
+    expected[..., 14, 13] = 3.9
+    expected[..., 11:14, 11:14] = expected[..., 11:14, 11:14].clamp(max=threshold - 1)
+    assert torch.equal(heeded, expected)
+
+
+def test_a_positive_correction():
+    before, after = _boxes((LARGE, 9.0)), _boxes((LARGE, 9.0), (SMALL, -1.0))
+    heeded = heed_clicks(after, after, _correction(12, 13, 1, before), SIDE)
+    assert ((heeded > 0) == (_boxes((LARGE, 9.0), (SMALL, 1.0), ((11, 12, 14, 15), 1.0)) > 0)).all()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param(_boxes((LARGE, 9.0)), _boxes((LARGE, 2.0)), id="all of the object responds"),
+        pytest.param(_boxes((LARGE, 9.0)), _boxes((LARGE, 9.0)), id="nothing responds"),
+        pytest.param(_boxes((LARGE, 9.0)), _boxes((LARGE, 9.5)), id="the contrary"),
+        pytest.param(_boxes((LARGE, 9.0)), _boxes((LARGE, 9.0), ((4, 4, 9, 5), 5.0)), id="certain of the contrary"),
+    ],
+)
+def test_a_response_that_says_nothing_leaves_the_cells_of_the_click(before, after):
+    heeded = heed_clicks(after, after, _correction(6, 4, 0, before), SIDE)
+    expected = after.clone()
+    expected[..., 3:6, 5:8] = -1.0
+    assert torch.equal(heeded, expected)
+
+
+def test_a_correction_keeps_what_is_nearer_to_a_click_that_says_the_contrary():
+    before, after = _boxes((LARGE, 9.0), (SMALL, 4.0)), _boxes((LARGE, 9.0), (SMALL, 1.0))
+    points = torch.tensor([[[4 * 12 + 1.5, 4 * 12 + 1.5], [4 * 12 + 1.5, 4 * 14 + 1.5]]])
+    prompts = Prompts.from_parts(points, torch.tensor([[0, 1]]), masks=before)
+    kept = heed_clicks(after, after, prompts, SIDE)[0, 0, 12:15, 12:14]
+    assert kept.tolist() == [[-1.0, -1.0], [-1.0, -1.0], [1.0, 1.0]]
+
+
+def test_clicks_that_the_mask_prompt_has_right_go_by_sam():
+    object_, surplus = (1, 1, 6, 6), (8, 8, 11, 11)
+    with_hq, sam = _logits(object_, surplus), _logits(object_)
+    prompts = _correction(9, 9, 0, _logits(object_))
+    assert torch.equal(heed_clicks(with_hq, sam, prompts, SIDE), _logits(object_))
+    assert heed_clicks(with_hq, with_hq, prompts, SIDE) is with_hq
+
+
+def test_prompts_without_a_mask_in_a_batch_with_masks():
+    before, after = _boxes((LARGE, 9.0), (SMALL, 4.0)), _boxes((LARGE, 9.0), (SMALL, 1.0))
+    both = _correction(12, 12, 0, before)[[0, 0]]
+    both = replace(both, has_mask=torch.tensor([True, False]))
+    heeded = heed_clicks(after.repeat(2, 1, 1, 1), after.repeat(2, 1, 1, 1), both, SIDE)
+    assert heeded[0, 0, 14, 12] == -1.0 and torch.equal(heeded[1:], after)
+
+
+def test_logits_of_the_padding_stay():
+    before, after = _logits((4, 1, 12, 6)), _logits((4, 1, 12, 6))
+    for mask in (before, after):
+        mask[..., 6:, :] = OUTSIDE_LOGIT
+    heeded = heed_clicks(after, after, _correction(2, 5, 1, before), SIDE)
+    assert torch.equal(heeded[..., 6:, :], after[..., 6:, :]) and (heeded[..., 4:6, 1:4] == 1.0).all()
+
+
 @pytest.fixture(scope="module")
 def predictor():
     torch.manual_seed(3)
@@ -144,6 +233,21 @@ def test_the_predictor_heeds_by_sams_mask_of_the_same_pass(predictor, fusion):
         changed += differs.any()
         assert np.allclose(heeded[differs], (plain["sum"] - plain["hq"])[differs], atol=1e-5)
     assert changed
+
+
+@pytest.mark.parametrize("upsampling", ["bilinear", "guided"])
+@pytest.mark.parametrize("refine", ["none", "again+again"])
+@pytest.mark.parametrize("fusion", ["sum", "hq"])
+def test_a_correction_of_the_predictors_answer_is_always_heeded(predictor, fusion, refine, upsampling):
+    """Wherever it is put, and whatever random weights make of it."""
+    options = {"fusion": fusion, "refine": refine, "upsampling": upsampling, "multimask_output": False}
+    prompt = {"box": [5, 5, 55, 42], **options}
+    masks, _, logits = predictor.predict(**prompt)
+    assert masks.any() and not masks.all()
+    for y, x in np.random.default_rng(0).integers((0, 0), masks.shape[1:], (12, 2)):
+        click = {"point_coords": [[x, y]], "point_labels": [int(not masks[0, y, x])], "mask_input": logits}
+        heeded = predictor.predict(**prompt, **click, heed_clicks=True)[0]
+        assert heeded[0, y, x] != masks[0, y, x]
 
 
 def test_each_of_three_sums_heeds_its_own_summand(predictor):

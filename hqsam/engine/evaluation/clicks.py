@@ -331,7 +331,7 @@ class ClickTask:
             "noc_targets": list(o.noc_targets),
             "dilation_ratio": o.dilation_ratio,
             **({"correlation": "scores with the truth"} if o.correlation else {}),
-            **({"heed": "points that SAM's mask heeds, masks with HQ heed too"} if o.heed else {}),
+            **({"heed": "masks with HQ heed points"} if o.heed else {}),
             **({"refine": f"masks with HQ: {o.refine}"} if o.refine != "none" else {}),
             **({"upsampling": f"masks with HQ: {o.upsampling}"} if o.upsampling != "bilinear" else {}),
             "resolution": self.predictor.model.image_size,

@@ -104,7 +104,7 @@ class ClickConfig:
     noise: list[float] = setting([0.0, 0.2, 0.4], "scales of the noise of the box")
     seed: int = setting(0, "of random points and noise")
     correlation: bool = setting(False, "measure how well scores go with the true mask and boundary IoU")
-    heed: bool = setting(False, "let masks with HQ heed points that SAM's own mask heeds")
+    heed: bool = setting(False, "let masks with HQ heed points")
     refine: Literal["none", "again", "again+again"] = setting(
         "none", "more looks at masks with HQ; of boxes and negative alone"
     )

@@ -174,14 +174,17 @@ async function predict({ image, points, box, previous, fusion, multimask }) {
   const begin = performance.now();
   const kept = embeddings.get(image);
   if (!kept) throw new Error("this image has no embedding here");
-  const output = await run({ ...kept.tensors, ...promptTensors(kept, points, box, previous) });
+  const known = previous && answers.get(previous.answer);
+  const fed = known?.logits[previous.candidate];
+  const mask = fed && wholeLogits(fed, ...kept.shown, kept.low, known.outside);
+  const output = await run({ ...kept.tensors, ...promptTensors(kept, points, box, mask) });
   const chosen = multimask ? MULTIPLE : SINGLE;
   let scores = chosen.map((candidate) => output.iou_predictions.data[candidate]);
   const best = chosen[Math.max(scores.indexOf(Math.max(...scores)), 0)]; // the first one where a score is no number
   const answering = fusion === "hq" ? [best] : chosen; // of HQ one mask, whichever of SAM's it would be added to
   scores = answering.map((candidate) => output.iou_predictions.data[candidate]);
   const clicks = clicksInLogits(kept, points);
-  const logits = answering.map((candidate) => fused(output, candidate, fusion, kept, clicks));
+  const logits = answering.map((candidate) => fused(output, candidate, fusion, kept, clicks, fed));
   const answer = ++lastAnswer;
   const outside = fusion === "sum" ? 2 * OUTSIDE : OUTSIDE;
   remember(answers, answer, ANSWERS_KEPT, { logits, outside });
@@ -193,7 +196,7 @@ async function predict({ image, points, box, previous, fusion, multimask }) {
   return { answer, masks, ms: performance.now() - begin };
 }
 
-function promptTensors({ scale, low, shown }, points, box, previous) {
+function promptTensors({ scale, low }, points, box, mask) {
   const coords = points.flatMap(([x, y]) => [x * scale[0], y * scale[1]]);
   const labels = points.map((point) => point[2]);
   if (box) {
@@ -203,14 +206,11 @@ function promptTensors({ scale, low, shown }, points, box, previous) {
     coords.push(0, 0);
     labels.push(PAD_TOKEN);
   }
-  const known = previous && answers.get(previous.answer);
-  const fed = known?.logits[previous.candidate];
-  const logits = fed && wholeLogits(fed, ...shown, low, known.outside);
   return {
     point_coords: new ort.Tensor("float32", Float32Array.from(coords), [1, labels.length, 2]),
     point_labels: new ort.Tensor("float32", Float32Array.from(labels), [1, labels.length]),
-    mask_input: new ort.Tensor("float32", logits ?? new Float32Array(low * low), [1, 1, low, low]),
-    has_mask_input: new ort.Tensor("float32", Float32Array.of(logits ? 1 : 0), [1]),
+    mask_input: new ort.Tensor("float32", mask ?? new Float32Array(low * low), [1, 1, low, low]),
+    has_mask_input: new ort.Tensor("float32", Float32Array.of(mask ? 1 : 0), [1]),
   };
 }
 
@@ -221,7 +221,7 @@ function clicksInLogits({ scale, low }, points) {
 }
 
 /** A candidate's logits. A file of one fusion has `low_res_masks`, a file of all has SAM's and HQ's. */
-function fused(output, candidate, fusion, { shown: [rows, columns] }, clicks) {
+function fused(output, candidate, fusion, { shown: [rows, columns] }, clicks, before) {
   const part = (name) => {
     const { data, dims } = output[name];
     const size = dims[2] * dims[3];
@@ -231,7 +231,7 @@ function fused(output, candidate, fusion, { shown: [rows, columns] }, clicks) {
   if (!("low_res_masks_sam" in output)) return part("low_res_masks");
   const [hq, sam] = [part("low_res_masks_hq"), part("low_res_masks_sam")];
   if (fusion === "sum") for (let at = 0; at < hq.length; at++) hq[at] += sam[at];
-  return heedClicks(hq, sam, { stride: columns.made, width: columns.right, height: rows.right }, clicks);
+  return heedClicks(hq, sam, { stride: columns.made, width: columns.right, height: rows.right }, clicks, before);
 }
 
 function remember(map, key, most, value) {

@@ -1,7 +1,12 @@
 /**
- * Clicks that are heeded, as `SamPredictor.predict(heed_clicks=True)` does it (hqsam/heeding.py): where the mask with HQ
- * does not do what a click says, and SAM's own mask does, the region around the click takes SAM's logits.
+ * Clicks that are heeded, as `SamPredictor.predict(heed_clicks=True)` does it (hqsam/heeding.py). A click that corrects the
+ * answer before decides what responds to it; where another is not done by the mask with HQ, and by SAM's own mask it is,
+ * the region around it takes SAM's logits.
  */
+const SHARES = [0.25, 0.5, 0.75]; // of the response at the click, where its region ends
+const LARGEST = 0.05; // region of a click over the mask that it corrects
+const CERTAIN = 4; // logits of the contrary that stay
+const DECIDED = 1; // logits that the region of a correction gets at least
 
 /**
  * @param {Float32Array} logits row by row, of a mask with HQ
@@ -10,29 +15,44 @@
  *   the picture is seen in; the others are of the padding
  * @param {Array<[number, number, number]>} clicks x and y in logits from the first one's corner, and the label: 1 is
  *   inside, 0 outside, any other no click
+ * @param {Float32Array} [before] logits of the answer that was fed back, row by row as the others
  * @returns {Float32Array} `logits` itself where there is nothing to do
  */
-export function heedClicks(logits, sam, grid, clicks) {
-  const seen = clicks.filter(([, , label]) => label === 0 || label === 1).map((click) => judged(click, logits, sam, grid));
-  const todo = seen.filter((click) => click.bySam && !click.isHeeded);
+export function heedClicks(logits, sam, grid, clicks, before) {
+  const seen = clicks
+    .filter(([, , label]) => label === 0 || label === 1)
+    .map((click) => judged(click, logits, sam, grid, before));
+  const todo = seen.filter((click) => click.corrects || (click.bySam && !click.isHeeded));
   if (!todo.length) return logits;
   const result = logits.slice();
-  const kept = seen.filter((click) => click.isHeeded && !click.bySam);
   for (const click of todo) {
-    for (const at of around(click, logits, sam, grid)) {
+    const others = seen.filter((other) =>
+      click.corrects ? other.isInside !== click.isInside : other.isHeeded && !other.bySam,
+    );
+    for (const at of click.corrects ? responding(click, logits, before, grid) : around(click, logits, sam, grid)) {
       const [x, y] = [at % grid.stride, Math.floor(at / grid.stride)];
-      if (kept.every((other) => squared(click, x, y) <= squared(other, x, y))) result[at] = sam[at];
+      if (others.some((other) => squared(click, x, y) > squared(other, x, y))) continue;
+      if (!click.corrects) result[at] = sam[at];
+      else if (click.isInside) result[at] = Math.max(result[at], DECIDED);
+      else result[at] = Math.min(result[at], -DECIDED);
     }
   }
   return result;
 }
 
-/** A click with its cell, and who heeds it. */
-function judged([placeX, placeY, label], logits, sam, grid) {
+/** A click with its cell, who heeds it, and whether the answer before does not. */
+function judged([placeX, placeY, label], logits, sam, grid, before) {
   const cell = (place, size) => Math.min(Math.max(Math.trunc(place), 0), size - 1);
   const isInside = label === 1;
   const heeds = (mask) => valueAt(mask, placeX, placeY, grid) > 0 === isInside;
-  return { x: cell(placeX, grid.width), y: cell(placeY, grid.height), isInside, isHeeded: heeds(logits), bySam: heeds(sam) };
+  return {
+    x: cell(placeX, grid.width),
+    y: cell(placeY, grid.height),
+    isInside,
+    isHeeded: heeds(logits),
+    bySam: heeds(sam),
+    corrects: Boolean(before) && !heeds(before),
+  };
 }
 
 /** Bilinear between the middles of the cells, as masks of pixels are made. */
@@ -50,26 +70,55 @@ function neighbours(place, size) {
 }
 
 /** The connected cells in which only SAM's mask does what the click says, and those next to the click. */
-function around(click, logits, sam, { stride, width, height }) {
+function around(click, logits, sam, grid) {
   const heeds = (value) => value > 0 === click.isInside;
+  return withNeighbours(click, grid, connected(click, grid, (at) => heeds(sam[at]) && !heeds(logits[at])));
+}
+
+/** The connected cells that moved with the click, and those next to it. */
+function responding(click, logits, before, grid) {
+  const sign = click.isInside ? 1 : -1;
+  const moved = (at) => sign * Math.fround(logits[at] - before[at]);
+  const isOpen = (at) => before[at] > 0 !== click.isInside && sign * logits[at] > -CERTAIN;
+  const there = moved(click.y * grid.stride + click.x);
+  const most = LARGEST * area(before, grid);
+  for (const share of there > 0 ? SHARES : []) {
+    const found = connected(click, grid, (at) => isOpen(at) && moved(at) > Math.fround(share * there), most);
+    if (found) return withNeighbours(click, grid, found);
+  }
+  return withNeighbours(click, grid, new Set());
+}
+
+function area(mask, { stride, width, height }) {
+  let count = 0;
+  for (let y = 0; y < height; y++) for (let x = 0; x < width; x++) count += mask[y * stride + x] > 0 ? 1 : 0;
+  return count;
+}
+
+/** Cells that are connected over edges with that of a click; null where they are more than `most`. */
+function connected(click, { stride, width, height }, isIn, most = Infinity) {
   const found = new Set();
   const open = [];
   const visit = (x, y) => {
     const at = y * stride + x;
-    if (x < 0 || y < 0 || x >= width || y >= height || found.has(at)) return;
-    if (!heeds(sam[at]) || heeds(logits[at])) return;
+    if (x < 0 || y < 0 || x >= width || y >= height || found.has(at) || !isIn(at)) return;
     found.add(at);
     open.push([x, y]);
   };
   visit(click.x, click.y);
   while (open.length) {
+    if (found.size > most) return null;
     const [x, y] = open.pop();
     visit(x - 1, y);
     visit(x + 1, y);
     visit(x, y - 1);
     visit(x, y + 1);
   }
-  // the pixel that was clicked is interpolated from these
+  return found;
+}
+
+/** The pixel that was clicked is interpolated from the cells next to it. */
+function withNeighbours(click, { stride, width, height }, found) {
   for (let y = Math.max(click.y - 1, 0); y <= Math.min(click.y + 1, height - 1); y++) {
     for (let x = Math.max(click.x - 1, 0); x <= Math.min(click.x + 1, width - 1); x++) found.add(y * stride + x);
   }
