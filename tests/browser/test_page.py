@@ -277,6 +277,19 @@ COMPARE = """(async ([points, box, fusion, multimask]) => {
 })(value)"""
 
 
+CORRECT = """(async ([box, point, fusion]) => {
+  const { image } = hqsam.annotator.document;
+  const { api } = await import('/page/api.js');
+  const first = { points: [], box, previous: null, fusion, multimask: false };
+  const here = await hqsam.predictor.predict(image, first);
+  const there = await api.predict(image.id, first);
+  const second = (answer) => ({ ...first, points: [point], previous: { answer, candidate: 0 } });
+  const mine = await hqsam.predictor.predict(image, second(here));
+  const its = await api.predict(image.id, second(there.answer));
+  return [mine.source, here.masks[0].rle, mine.masks[0].rle, its.masks[0].rle];
+})(value)"""
+
+
 @pytest.fixture(scope="module")
 def with_runtime(serve: Callable[..., Served]) -> Served:
     if RUNTIME is None:
@@ -315,6 +328,12 @@ def test_decoder_in_the_browser_gives_the_servers_masks(chromium: Any, with_runt
                         # embeddings travel in half precision: a few pixels of the edge
                         assert (one != two).sum() <= 2e-3 * one.size, (fusion, multimask)
                         assert mine["score"] == pytest.approx(its["score"], abs=5e-3)
+        for x, y, label in ((357, 119, 0), (215, 275, 0), (120, 240, 0), (300, 380, 1), (60, 200, 1)):
+            for fusion in ("sum", "hq"):  # a click that corrects the answer before is always heeded
+                source, *runs = screen.js(CORRECT, [cup, [x, y, label], fusion])
+                before, one, two = map(decode_rle, runs)
+                assert source == "browser" and (one != two).sum() <= 2e-3 * one.size, (x, y, fusion)
+                assert one[y, x] == two[y, x] == label or before[y, x] == label, (x, y, fusion)
 
 
 def test_webgpu_gives_the_servers_masks(chromium: Any, serve: Callable[..., Served]) -> None:
