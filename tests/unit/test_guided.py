@@ -250,6 +250,24 @@ def test_every_way_of_asking(predictor):
     )
 
 
+@pytest.mark.parametrize("kind", ["bfloat16", "autocast"])
+def test_in_half_precision(kind):
+    predictor = make_predictor()
+    if kind == "bfloat16":
+        predictor.model.to(torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=kind == "autocast"):
+        predictor.set_image(photograph((70, 100), seed=5))
+        masks, _, low = predictor.predict(box=BOX, multimask_output=False, upsampling="guided", refine="again")
+        x, y = (int(BOX[0] + BOX[2]) // 2, int(BOX[1] + BOX[3]) // 2)
+        click = {"point_coords": [[x, y]], "point_labels": [int(not masks[0, y, x])], "mask_input": low}
+        heeded, _, _ = predictor.predict(
+            box=BOX, **click, multimask_output=False, upsampling="guided", heed_clicks=True
+        )
+    by_hand = bring(torch.from_numpy(low)[None], predictor._known_image().pixels, side=predictor.model.image_size)
+    assert np.array_equal(masks, by_hand[0].numpy()) and low.dtype == np.float32
+    assert heeded[0, y, x] != masks[0, y, x]
+
+
 def test_the_models_default_is_for_hq_masks_of_a_known_image(predictor, monkeypatch):
     guided = {f: ask(predictor, fusion=f, upsampling="guided") for f in ("sam", "hq", "sum")}
     bilinear = {f: ask(predictor, fusion=f) for f in ("sam", "hq", "sum")}

@@ -165,6 +165,29 @@ def test_a_recommended_refinement_is_left_out(
     assert (decode_rle(answer.json()["masks"][0]["rle"]) == expected[0]).all()
 
 
+def test_a_recommended_upsampling_is_left_out(
+    client: Any, predictor: SamPredictor, model: Sam, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The browser's decoder has no picture, and server and browser answer alike."""
+    expected, _, _ = predictor.predict(box=[3, 4, 50, 30], multimask_output=False, upsampling="bilinear")
+    monkeypatch.setattr(model, "default_upsampling", "guided")
+    answer = ask(client, ids(client)[0], box=[3, 4, 50, 30])
+    assert answer.status_code == 200
+    assert (decode_rle(answer.json()["masks"][0]["rle"]) == expected[0]).all()
+
+
+@pytest.mark.parametrize("fusion", ["hq", "sum"])
+def test_a_click_that_corrects_an_answer_is_heeded(client: Any, fusion: str) -> None:
+    image, box = ids(client)[0], [3, 4, 50, 30]
+    first = ask(client, image, box=box, fusion=fusion).json()
+    before = decode_rle(first["masks"][0]["rle"])
+    for x, y in ((10, 10), (25, 12), (40, 20), (15, 25)):
+        point = [x + 0.5, y + 0.5, int(not before[y, x])]
+        previous = {"answer": first["answer"], "candidate": 0}
+        second = ask(client, image, box=box, points=[point], fusion=fusion, previous=previous).json()
+        assert decode_rle(second["masks"][0]["rle"])[y, x] != before[y, x]
+
+
 @pytest.mark.parametrize("part", ["image_embeddings", "hq_features"])
 def test_embeddings(client: Any, predictor: SamPredictor, model: Sam, part: str) -> None:
     image = ids(client)[0]
