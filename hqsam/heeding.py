@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hqsam.types import NEGATIVE, OUTSIDE_LOGIT, POSITIVE, Prompts
+from hqsam.types import NEGATIVE, POSITIVE, Prompts
 
 SHARES = (0.25, 0.5, 0.75)
 """Response to a click where its region ends, over that at the click itself; the first that fits `LARGEST`."""
@@ -36,7 +36,7 @@ class _Click(NamedTuple):
     inside: bool  # what it says
     heeded: bool  # by the mask with HQ
     by_sam: bool
-    corrects: bool  # the mask prompt
+    corrects: bool  # the prompt's mask, or an answer beside one that no mask heeds it in
 
 
 def heed_clicks(
@@ -44,14 +44,17 @@ def heed_clicks(
 ) -> Tensor:
     """Let clicks be heeded.
 
-    A click that contradicts its prompt's mask corrects it. Around the click those cells are decided that the mask
-    prompt has wrong, whose logits moved as the click says by a quarter of what the one of the click did or more, and
-    where the new answer is not certain of the contrary. Where these are more than a twentieth of the mask, a stronger
-    response is asked for. With any other click goes what SAM's mask says: where the mask with HQ is inside at a
-    negative click, or outside at a positive one, and SAM's mask is not, the region around the click in which the two
-    masks disagree as they do there takes SAM's logits. In both cases regions are connected over edges, the cells next
-    to the click, which its pixel is interpolated from, are of them, and what is nearer to other clicks stays: to those
-    that say the contrary, or that the mask heeds and SAM's does not. All is judged on the grid of the logits.
+    - A click that contradicts its prompt's mask is a correction, and so is one beside a mask that neither answer heeds.
+      It decides the cells that the mask prompt has wrong and the new answer is not certain of, whose logits moved as it
+      says by a quarter of what that of its own cell did or more; where these are more than a twentieth of the mask, a
+      stronger response is asked for.
+    - Any other click that the mask with HQ does not heed, and SAM's mask does, gives SAM's logits to the cells in which
+      the two masks disagree as they do at the click.
+
+    Either way the cells are those that are connected with the click over edges, and those next to it, which its pixel
+    is interpolated from. What is nearer to another click is left out, where the two say the contrary and one is a
+    correction, or where SAM's mask, which is to be followed, does not heed the other and the mask with HQ does. All is
+    judged on the grid of the logits: where pixels are larger than a cell, a click may miss what it was put on.
 
     Args:
         logits: (N, C, 4h, 4w) of masks that HQ takes part in.
@@ -64,26 +67,27 @@ def heed_clicks(
         (N, C, 4h, 4w); `logits` itself where there is nothing to do.
     """
     clicks = _clicks(logits, sam_logits, prompts, image_size, threshold)
-    todo = [click for click in clicks if click.corrects or (click.by_sam and not click.heeded)]
-    if not todo:
+    corrections = [click for click in clicks if click.corrects]
+    followers = [click for click in clicks if not click.corrects and not click.heeded and click.by_sam]
+    if not corrections and not followers:
         return logits
     result = logits.clone()
-    for click in todo:
+    for click in followers:
         with_hq, sam = logits[click.row, click.candidate], sam_logits[click.row, click.candidate]
+        differs = ((sam > threshold) == click.inside) & ((with_hq > threshold) != click.inside)
+        spared = [other for other in clicks if (other.heeded and not other.by_sam) or _contradicts(other, click)]
+        region = _around(_connected(differs.cpu(), click), click, spared).to(logits.device)
         target = result[click.row, click.candidate]
-        others = [other for other in clicks if other[:2] == click[:2]]
-        if click.corrects and prompts.masks is not None:
-            before = prompts.masks[click.row, 0].to(with_hq)
-            region = _responding(with_hq - threshold, before - threshold, click).to(logits.device)
-            region &= _nearest(click, [o for o in others if o.inside != click.inside], region)
-            sign = 1.0 if click.inside else -1.0
-            decided = sign * (sign * (target - threshold)).clamp(min=DECIDED) + threshold
-            target.copy_(torch.where(region, decided, target))
-        else:
-            differs = ((sam > threshold) == click.inside) & ((with_hq > threshold) != click.inside)
-            region = _around(differs, click).to(logits.device)
-            region &= _nearest(click, [o for o in others if o.heeded and not o.by_sam], region)
-            target.copy_(torch.where(region, sam, target))
+        target.copy_(torch.where(region, sam, target))
+    masks = logits if prompts.masks is None else prompts.masks  # without any nothing is a correction
+    for click in corrections:
+        before = masks[click.row, 0].to(logits) - threshold
+        responding = _responding(logits[click.row, click.candidate] - threshold, before, click)
+        spared = [other for other in clicks if other.inside != click.inside]
+        region = _around(responding, click, spared).to(logits.device)
+        target, sign = result[click.row, click.candidate], _sign(click)
+        decided = sign * (sign * (target - threshold)).clamp(min=DECIDED) + threshold
+        target.copy_(torch.where(region, decided, target))
     return result
 
 
@@ -100,17 +104,18 @@ def _clicks(logits: Tensor, sam_logits: Tensor, prompts: Prompts, image_size: in
     cells = places.long().clamp(0, size - 1).tolist()
     on_device = rows.to(logits.device), places.to(logits.device)
     found = [(_at(masks, *on_device) > threshold).tolist() for masks in (logits, sam_logits)]  # (P, C) each
-    corrects = torch.zeros_like(says)
+    fed = prompts.mask_flags()[rows].to(says.device)
+    wrong = torch.zeros_like(says)
     if prompts.masks is not None:
         before = _at(prompts.masks, rows.to(prompts.masks.device), places.to(prompts.masks.device))[:, 0]
-        corrects = ((before > threshold).to(says.device) != says) & prompts.mask_flags()[rows].to(says.device)
-    return [
-        _Click(row, candidate, x, y, inside, with_hq == inside, sam == inside, wrong)
-        for row, (x, y), inside, wrong, *both in zip(
-            rows.tolist(), cells, says.tolist(), corrects.tolist(), *found, strict=True
-        )
-        for candidate, (with_hq, sam) in enumerate(zip(*both, strict=True))
-    ]
+        wrong = fed & ((before > threshold).to(says.device) != says)
+    clicks = []
+    for k, (row, (x, y), inside) in enumerate(zip(rows.tolist(), cells, says.tolist(), strict=True)):
+        for candidate, masks in enumerate(zip(*(mask[k] for mask in found), strict=True)):
+            with_hq, sam = (mask == inside for mask in masks)
+            corrects = bool(wrong[k]) or (bool(fed[k]) and not with_hq and not sam)
+            clicks.append(_Click(row, candidate, x, y, inside, with_hq, sam, corrects))
+    return clicks
 
 
 def _at(masks: Tensor, rows: Tensor, places: Tensor) -> Tensor:
@@ -128,24 +133,14 @@ def _at(masks: Tensor, rows: Tensor, places: Tensor) -> Tensor:
 
 
 def _responding(after: Tensor, before: Tensor, click: _Click) -> Tensor:
-    """Cells (4h, 4w) that a click decides, from logits (4h, 4w) with it and of the mask before; the threshold is 0."""
-    sign = 1.0 if click.inside else -1.0
+    """Cells (4h, 4w) that a correction decides: by how logits (4h, 4w) moved, of which the threshold was taken off."""
+    sign = _sign(click)
     moved = (sign * (after - before)).cpu().float()
-    is_padding = ((after == before) & (after <= OUTSIDE_LOGIT)).cpu()  # of answers that were made without it
     is_open = ((before > 0) != click.inside).cpu() & (sign * after > -CERTAIN).cpu()
     there = float(moved[click.y, click.x])
     most = LARGEST * int((before > 0).sum())
-    regions = (_connected(is_open & (moved > share * there), click) for share in SHARES if there > 0)
-    region = next((region for region in regions if int(region.sum()) <= most), torch.zeros_like(is_open))
-    region[_beside(click)] = True
-    return region & ~is_padding
-
-
-def _around(differs: Tensor, click: _Click) -> Tensor:
-    """The connected part of a mask (4h, 4w) that a click is in, and the cells next to the click."""
-    region = _connected(differs.cpu(), click)
-    region[_beside(click)] = True
-    return region
+    regions = (_connected(is_open & (moved > share * there), click) for share in SHARES)
+    return next((region for region in regions if int(region.sum()) <= most), torch.zeros_like(is_open))
 
 
 def _connected(mask: Tensor, click: _Click) -> Tensor:
@@ -156,20 +151,24 @@ def _connected(mask: Tensor, click: _Click) -> Tensor:
     return mask & torch.from_numpy(labels == labels[click.y, click.x])
 
 
-def _beside(click: _Click) -> tuple[slice, slice]:
-    """Rows and columns of the cells that the pixel of a click is interpolated from."""
-    return slice(max(click.y - 1, 0), click.y + 2), slice(max(click.x - 1, 0), click.x + 2)
-
-
-def _nearest(click: _Click, others: Sequence[_Click], like: Tensor) -> Tensor:
-    """Cells (4h, 4w) that are no nearer to others than to a click."""
-    rows, columns = (torch.arange(size, device=like.device) for size in like.shape)
+def _around(region: Tensor, click: _Click, spared: Sequence[_Click]) -> Tensor:
+    """A region (4h, 4w) and the cells next to its click, without what is nearer to other clicks of the same mask."""
+    rows, columns = (torch.arange(size) for size in region.shape)
 
     def squared(center: _Click) -> Tensor:
         return ((rows - center.y) ** 2)[:, None] + (columns - center.x) ** 2
 
-    mine = squared(click)
-    result = torch.ones_like(like)
-    for other in others:
-        result &= mine <= squared(other)
-    return result
+    region = region.clone()
+    region[max(click.y - 1, 0) : click.y + 2, max(click.x - 1, 0) : click.x + 2] = True
+    for other in spared:
+        if other[:2] == click[:2]:
+            region &= squared(click) <= squared(other)
+    return region
+
+
+def _contradicts(correction: _Click, click: _Click) -> bool:
+    return correction.corrects and correction.inside != click.inside
+
+
+def _sign(click: _Click) -> float:
+    return 1.0 if click.inside else -1.0

@@ -13,7 +13,7 @@ from hqsam.answering import Answer
 from hqsam.heeding import heed_clicks
 from hqsam.postprocess import full_size_masks
 from hqsam.registry import build_model, model_spec
-from hqsam.types import OUTSIDE_LOGIT, PAD, Prompts
+from hqsam.types import PAD, Prompts
 
 SIDE = 64  # of the model's frame; logits are 16 cells, 4 pixels each
 
@@ -179,6 +179,81 @@ def test_a_response_that_says_nothing_leaves_the_cells_of_the_click(before, afte
     assert torch.equal(heeded, expected)
 
 
+@pytest.mark.parametrize("threshold", [0.0, 0.5])
+@pytest.mark.parametrize(
+    ("before", "after", "decided"),
+    [
+        pytest.param(4.0, 3.1, True, id="over a quarter of the response at the click"),
+        pytest.param(4.0, 3.15, False, id="below"),
+        pytest.param(9.0, 3.9, True, id="not certain"),
+        pytest.param(9.0, 4.1, False, id="certain"),
+        pytest.param(-0.1, -3.0, False, id="not wrong before"),
+        pytest.param(0.1, -3.0, True, id="wrong before"),
+        pytest.param(0.5, 3.5, False, id="the contrary"),
+    ],
+)
+def test_which_cells_respond_enough(before, after, decided, threshold):
+    """The click's own cell moves by 3.5; the cell in question lies beyond those next to the click."""
+    was, now = _boxes((LARGE, 9.0), ((10, 12, 15, 13), 4.0)), _boxes((LARGE, 9.0), ((10, 12, 15, 13), 0.5))
+    was[..., 12, 14], now[..., 12, 14] = before, after
+    was, now = was + threshold, now + threshold
+    heeded = heed_clicks(now, now, _correction(11, 12, 0, was), SIDE, threshold)
+    row = heeded[0, 0, 12] - threshold
+    assert row[10:14].tolist() == [-1.0] * 4
+    assert (row[14] == min(after, -1.0)) if decided else (row[14] - after).abs() < 1e-6
+
+
+@pytest.mark.parametrize(("cells", "decided"), [(8, 8), (9, 4)])
+def test_where_much_responds_a_stronger_response_is_asked_for(cells, decided):
+    """A twentieth of the 169 cells before is 8, of those after 7; four respond as strongly as the click's."""
+    was, now = _boxes((LARGE, 9.0), ((2, 13, 11, 14), 4.0)), _boxes(((0, 0, 16, 9), 9.0), ((2, 13, 11, 14), 3.8))
+    now[..., 13, 2 : 2 + cells] = 3.0
+    now[..., 13, 2:6] = 0.5
+    heeded = heed_clicks(now, now, _correction(3, 13, 0, was), SIDE)
+    assert (heeded[0, 0, 13, 2:11] == -1.0).sum() == decided
+
+
+def test_each_prompt_is_held_against_its_own_mask():
+    was = torch.cat([_boxes((LARGE, 9.0)), _boxes((LARGE, 9.0), (SMALL, 4.0))])
+    now = _boxes((LARGE, 9.0), (SMALL, 1.0)).repeat(2, 1, 1, 1)
+    both = replace(_correction(12, 12, 0, was[:1])[[0, 0]], masks=was)
+    heeded = heed_clicks(now, -now, both, SIDE)
+    assert torch.equal(heeded[0, 0, 12:15, 12:14], -now[0, 0, 12:15, 12:14])  # by SAM: its mask has nothing there
+    assert (heeded[1, 0, 12:15, 12:14] == -1.0).all()
+
+
+def test_clicks_of_other_prompts_and_clicks_that_agree_take_nothing_away():
+    """Both are nearer to a part of the surplus."""
+    was, now = _boxes((LARGE, 9.0), (SMALL, 4.0)), _boxes((LARGE, 9.0), (SMALL, 1.0))
+    expected = torch.where(_boxes((SMALL, 1.0), ((11, 11, 14, 14), 1.0)) > 0, now.clamp(max=-1.0), now)
+    first, other = (_correction(12, y, label, was) for y, label in ((12, 0), (14, 1)))
+    both = replace(
+        first[[0, 0]], coords=torch.cat([first.coords, other.coords]), kinds=torch.cat([first.kinds, other.kinds])
+    )
+    assert torch.equal(heed_clicks(now.repeat(2, 1, 1, 1), now.repeat(2, 1, 1, 1), both, SIDE)[:1], expected)
+    points = torch.tensor([[[4 * 12 + 1.5, 4 * 12 + 1.5], [4 * 15 + 1.5, 4 * 14 + 1.5]]])
+    agreeing = Prompts.from_parts(points, torch.tensor([[0, 0]]), masks=was)
+    assert torch.equal(heed_clicks(now, now, agreeing, SIDE), expected)
+
+
+def test_a_threshold_that_is_not_zero():
+    """What is above zero and not above it is outside already."""
+    was, now = _boxes((LARGE, 9.0), (SMALL, 0.3)), _boxes((LARGE, 9.0), (SMALL, 0.2))
+    click = _correction(12, 12, 0, was)
+    assert heed_clicks(now, now, click, SIDE, 0.5) is now
+    assert heed_clicks(now, now, click, SIDE, 0.0) is not now
+
+
+def test_following_sam_leaves_a_correction_its_cells():
+    """The mask prompt has the positive click right; its region by SAM holds the negative one."""
+    was, now = _boxes(((4, 4, 6, 6), 3.0), ((9, 4, 10, 5), 3.0)), _boxes(((4, 4, 6, 6), 2.0))
+    sam = _boxes((LARGE, 8.0))
+    points = torch.tensor([[[4 * 4 + 1.5, 4 * 4 + 1.5], [4 * 9 + 1.5, 4 * 4 + 1.5]]])
+    heeded = heed_clicks(now, sam, Prompts.from_parts(points, torch.tensor([[0, 1]]), masks=was), SIDE)[0, 0]
+    assert (heeded[3:6, 3:6] < 0).all() and heeded[4, 4] == -1.0
+    assert heeded[4, 6] < 0 and heeded[4, 7:].min() == 8.0
+
+
 def test_a_correction_keeps_what_is_nearer_to_a_click_that_says_the_contrary():
     before, after = _boxes((LARGE, 9.0), (SMALL, 4.0)), _boxes((LARGE, 9.0), (SMALL, 1.0))
     points = torch.tensor([[[4 * 12 + 1.5, 4 * 12 + 1.5], [4 * 12 + 1.5, 4 * 14 + 1.5]]])
@@ -192,7 +267,8 @@ def test_clicks_that_the_mask_prompt_has_right_go_by_sam():
     with_hq, sam = _logits(object_, surplus), _logits(object_)
     prompts = _correction(9, 9, 0, _logits(object_))
     assert torch.equal(heed_clicks(with_hq, sam, prompts, SIDE), _logits(object_))
-    assert heed_clicks(with_hq, with_hq, prompts, SIDE) is with_hq
+    neither = heed_clicks(with_hq, with_hq, prompts, SIDE)  # then the cells of the click are decided
+    assert torch.equal(neither, torch.where(_logits((8, 8, 11, 11)) > 0, -1.0, with_hq))
 
 
 def test_prompts_without_a_mask_in_a_batch_with_masks():
@@ -201,14 +277,6 @@ def test_prompts_without_a_mask_in_a_batch_with_masks():
     both = replace(both, has_mask=torch.tensor([True, False]))
     heeded = heed_clicks(after.repeat(2, 1, 1, 1), after.repeat(2, 1, 1, 1), both, SIDE)
     assert heeded[0, 0, 14, 12] == -1.0 and torch.equal(heeded[1:], after)
-
-
-def test_logits_of_the_padding_stay():
-    before, after = _logits((4, 1, 12, 6)), _logits((4, 1, 12, 6))
-    for mask in (before, after):
-        mask[..., 6:, :] = OUTSIDE_LOGIT
-    heeded = heed_clicks(after, after, _correction(2, 5, 1, before), SIDE)
-    assert torch.equal(heeded[..., 6:, :], after[..., 6:, :]) and (heeded[..., 4:6, 1:4] == 1.0).all()
 
 
 @pytest.fixture(scope="module")

@@ -22,37 +22,34 @@ export function heedClicks(logits, sam, grid, clicks, before) {
   const seen = clicks
     .filter(([, , label]) => label === 0 || label === 1)
     .map((click) => judged(click, logits, sam, grid, before));
-  const todo = seen.filter((click) => click.corrects || (click.bySam && !click.isHeeded));
-  if (!todo.length) return logits;
+  const corrections = seen.filter((click) => click.corrects);
+  const followers = seen.filter((click) => !click.corrects && !click.isHeeded && click.bySam);
+  if (!corrections.length && !followers.length) return logits;
   const result = logits.slice();
-  for (const click of todo) {
-    const others = seen.filter((other) =>
-      click.corrects ? other.isInside !== click.isInside : other.isHeeded && !other.bySam,
-    );
-    for (const at of click.corrects ? responding(click, logits, before, grid) : around(click, logits, sam, grid)) {
-      const [x, y] = [at % grid.stride, Math.floor(at / grid.stride)];
-      if (others.some((other) => squared(click, x, y) > squared(other, x, y))) continue;
-      if (!click.corrects) result[at] = sam[at];
-      else if (click.isInside) result[at] = Math.max(result[at], DECIDED);
-      else result[at] = Math.min(result[at], -DECIDED);
+  for (const click of followers) {
+    const heeds = (value) => value > 0 === click.isInside;
+    const differing = connected(click, grid, (at) => heeds(sam[at]) && !heeds(logits[at]));
+    const isSpared = (other) =>
+      (other.isHeeded && !other.bySam) || (other.corrects && other.isInside !== click.isInside);
+    for (const at of around(differing, click, grid, seen.filter(isSpared))) result[at] = sam[at];
+  }
+  for (const click of corrections) {
+    const contrary = seen.filter((other) => other.isInside !== click.isInside);
+    for (const at of around(responding(click, logits, before, grid), click, grid, contrary)) {
+      result[at] = click.isInside ? Math.max(result[at], DECIDED) : Math.min(result[at], -DECIDED);
     }
   }
   return result;
 }
 
-/** A click with its cell, who heeds it, and whether the answer before does not. */
+/** A click with its cell, who heeds it, and whether it is a correction. */
 function judged([placeX, placeY, label], logits, sam, grid, before) {
   const cell = (place, size) => Math.min(Math.max(Math.trunc(place), 0), size - 1);
   const isInside = label === 1;
   const heeds = (mask) => valueAt(mask, placeX, placeY, grid) > 0 === isInside;
-  return {
-    x: cell(placeX, grid.width),
-    y: cell(placeY, grid.height),
-    isInside,
-    isHeeded: heeds(logits),
-    bySam: heeds(sam),
-    corrects: Boolean(before) && !heeds(before),
-  };
+  const [isHeeded, bySam] = [heeds(logits), heeds(sam)];
+  const corrects = Boolean(before) && (!heeds(before) || !(isHeeded || bySam));
+  return { x: cell(placeX, grid.width), y: cell(placeY, grid.height), isInside, isHeeded, bySam, corrects };
 }
 
 /** Bilinear between the middles of the cells, as masks of pixels are made. */
@@ -69,24 +66,18 @@ function neighbours(place, size) {
   return [low, Math.min(low + 1, size - 1), at - low];
 }
 
-/** The connected cells in which only SAM's mask does what the click says, and those next to the click. */
-function around(click, logits, sam, grid) {
-  const heeds = (value) => value > 0 === click.isInside;
-  return withNeighbours(click, grid, connected(click, grid, (at) => heeds(sam[at]) && !heeds(logits[at])));
-}
-
-/** The connected cells that moved with the click, and those next to it. */
+/** The connected cells that moved with a correction. */
 function responding(click, logits, before, grid) {
   const sign = click.isInside ? 1 : -1;
   const moved = (at) => sign * Math.fround(logits[at] - before[at]);
   const isOpen = (at) => before[at] > 0 !== click.isInside && sign * logits[at] > -CERTAIN;
   const there = moved(click.y * grid.stride + click.x);
   const most = LARGEST * area(before, grid);
-  for (const share of there > 0 ? SHARES : []) {
+  for (const share of SHARES) {
     const found = connected(click, grid, (at) => isOpen(at) && moved(at) > Math.fround(share * there), most);
-    if (found) return withNeighbours(click, grid, found);
+    if (found) return found;
   }
-  return withNeighbours(click, grid, new Set());
+  return new Set();
 }
 
 function area(mask, { stride, width, height }) {
@@ -117,12 +108,16 @@ function connected(click, { stride, width, height }, isIn, most = Infinity) {
   return found;
 }
 
-/** The pixel that was clicked is interpolated from the cells next to it. */
-function withNeighbours(click, { stride, width, height }, found) {
+/** Cells and those next to the click, which its pixel is interpolated from, without what is nearer to other clicks. */
+function around(cells, click, { stride, width, height }, spared) {
+  const found = new Set(cells);
   for (let y = Math.max(click.y - 1, 0); y <= Math.min(click.y + 1, height - 1); y++) {
     for (let x = Math.max(click.x - 1, 0); x <= Math.min(click.x + 1, width - 1); x++) found.add(y * stride + x);
   }
-  return found;
+  return [...found].filter((at) => {
+    const [x, y] = [at % stride, Math.floor(at / stride)];
+    return spared.every((other) => squared(click, x, y) <= squared(other, x, y));
+  });
 }
 
 function squared(click, x, y) {
