@@ -141,7 +141,7 @@ def segment_tokens(
         points: (K, 2) xy that correct the result; they go in together with the token, of which there is one then.
         labels: (K,): 1 foreground, 0 background.
         multimask: see `SamPredictor.predict`; projections are trained with False.
-        fusion: see `SamPredictor.predict`. Points are not heeded where SAM's mask alone heeds them, and nothing is fed
+        fusion: see `SamPredictor.predict`. Clicks are not heeded (`hqsam.heeding`), and nothing is fed
             back: projections are trained on the first answer.
 
     Raises:

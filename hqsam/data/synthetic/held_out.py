@@ -1,4 +1,4 @@
-"""Families that no training is given: what a model makes of kinds of objects that it has not seen.
+"""Families that no training configuration is given: what a model makes of kinds of objects that it has not seen.
 
 Each draws one object as a `Shape`, as in `living` and `made`, and looks like none of theirs.
 """
@@ -83,7 +83,7 @@ def jug(rng: Rng) -> Shape:
     """A turned vessel with a handle, at times two, and at times a spout."""
     shape = Shape()
     heights = np.linspace(0, 1.6, 7)
-    radii = np.clip(rng.uniform(0.15, 0.65, 7), 0.15, None)
+    radii = rng.uniform(0.15, 0.65, 7)
     side = curve(np.stack([radii, -heights], axis=1), 40)
     for way in (-1, 1)[: int(rng.integers(1, 3))]:
         ends = side[30] * (way, 1), side[12] * (way, 1)
@@ -164,7 +164,7 @@ def saw(rng: Rng) -> Shape:
     teeth, deep, tip = int(rng.integers(10, 31)), rng.uniform(0.03, 0.09), rng.uniform(0.12, 0.3)
     x = np.linspace(0, 2, 2 * teeth + 1)
     edge = np.stack([x, np.where(np.arange(len(x)) % 2, deep, 0.0)], axis=1)
-    shape.fill(np.concatenate([[(0, -0.5), (2, -tip)][::-1], edge]), tone=0.4)
+    shape.fill(np.concatenate([[(2, -tip), (0, -0.5)], edge]), tone=0.4)
     grip = curve([(0.15, -0.55), (-0.4, -0.5), (-0.55, -0.1), (-0.3, 0.15), (0.12, 0.02)], 30, closed=True)
     shape.fill(grip, tone=-0.7)
     shape.cut(arc((-0.25, -0.2), 0.14, 0.2))

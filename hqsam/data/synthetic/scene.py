@@ -42,7 +42,7 @@ _SIZES = {
 OBJECT_KINDS: tuple[str, ...] = tuple(living.FAMILIES | made.FAMILIES)
 """Names of the kinds of objects."""
 HELD_OUT_KINDS: tuple[str, ...] = tuple(held_out.FAMILIES)
-"""Names of further kinds, drawn where they are named alone; no training takes them."""
+"""Names of further kinds, drawn where they are named alone; no training configuration takes them."""
 _FAMILIES = living.FAMILIES | made.FAMILIES | held_out.FAMILIES
 
 
