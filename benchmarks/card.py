@@ -249,7 +249,7 @@ def other_tasks(results: Results) -> list[str]:
     for name, title in (
         ("bsds_regions", "regions of BSDS500 val"),
         ("eval_scenes", "generated scenes"),
-        ("eval_unseen", "of unseen kinds"),
+        ("eval_unseen", "generated scenes of unseen kinds"),
     ):
         if name in results:
             lines.append(line(title, results[name]["mean"]))
